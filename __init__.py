@@ -1,0 +1,1 @@
+"""skymill: train once, predict everywhere on the sky."""

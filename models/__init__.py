@@ -1,0 +1,1 @@
+"""What the sky is made of: emission laws, networks, training, artefacts, synthetic skies."""

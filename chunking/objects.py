@@ -1,0 +1,98 @@
+"""Files and objects under one roof: a local folder and an S3-compatible bucket seen through the same calls."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import obstore
+import obstore.store
+from zarr.abc.store import Store
+from zarr.storage import LocalStore, ObjectStore
+
+from .errors import InputError, nearest
+
+SCHEMES = ("s3", "gs", "az", "memory")
+
+
+def address(store: str | os.PathLike[str]) -> str:
+    """Return the absolute path, or the URL without trailing slash; see `store.address`."""
+    if not isinstance(store, (str, os.PathLike)):
+        raise InputError(f"`store` must be a path or a URL, {type(store).__name__} came.")
+    text = os.fspath(store)
+    if not text:
+        raise InputError('`store` is empty; give a path such as "sky.zarr" or a URL such as "s3://bucket/sky.zarr".')
+    if "://" not in text:
+        return str(Path(text).expanduser().absolute())
+    scheme = text.split("://", 1)[0]
+    if scheme == "file":
+        return str(Path(text.removeprefix("file://")).absolute())
+    if scheme not in SCHEMES[:3]:
+        raise InputError(f"`store` {text!r} has the scheme {scheme!r}; {nearest(scheme, (*SCHEMES[:3], 'file'))}.")
+    return text.rstrip("/")
+
+
+def is_local(where: str) -> bool:
+    """Return whether an address is a path of this machine."""
+    return "://" not in where
+
+
+def zarr_store(where: str, *, read_only: bool = False) -> Store:
+    """Return the Zarr store behind an address."""
+    if is_local(where):
+        # zarr's own local store writes to a temporary name and moves it: a killed writer leaves no half shard.
+        return LocalStore(where, read_only=read_only)
+    return ObjectStore(_bucket(where), read_only=read_only)
+
+
+@functools.lru_cache(maxsize=32)
+def _bucket(where: str) -> Any:
+    return obstore.store.from_url(where)
+
+
+def check_free(where: str) -> None:
+    """Raise InputError where a file stands at the address, or a folder with something else in it."""
+    if not is_local(where):
+        return
+    path = Path(where)
+    if path.is_file():
+        raise InputError(f"{where} is a file; a sky store is a folder. Give another path.")
+    if path.is_dir() and any(entry.name not in ("zarr.json", "crs", "ledger") for entry in path.iterdir()):
+        raise InputError(f"{where} is a folder that holds something else than a sky store. Give another path.")
+
+
+def listing(where: str, prefix: str) -> Iterator[tuple[str, int, str]]:
+    """Yield (key, bytes, version tag) of everything below a prefix; the tag changes when the content is replaced."""
+    if is_local(where):
+        root = Path(where)
+        base = root / prefix
+        if not base.is_dir():
+            return
+        for folder, _, files in os.walk(base):
+            for file in files:
+                path = Path(folder, file)
+                if file.endswith(".partial"):  # what a killed writer left; zarr never reads it
+                    continue
+                status = path.stat()
+                yield path.relative_to(root).as_posix(), status.st_size, str(status.st_mtime_ns)
+        return
+    for batch in obstore.list(_bucket(where), prefix=prefix):
+        for entry in batch:
+            yield entry["path"], int(entry["size"]), str(entry["e_tag"])
+
+
+def delete_prefix(where: str, prefix: str) -> None:
+    """Delete everything below a prefix."""
+    if is_local(where):
+        import shutil
+
+        base = Path(where, prefix)
+        if base.is_dir():
+            shutil.rmtree(base)
+        return
+    keys = [key for key, _, _ in listing(where, prefix)]
+    if keys:
+        obstore.delete(_bucket(where), keys)

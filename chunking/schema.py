@@ -1,0 +1,198 @@
+"""The data dictionary: every array that a sky store may hold, what it means, and its format.
+
+This one list validates what is written, annotates it, and documents it (`describe`).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .errors import FormatError, InputError, nearest
+
+FORMAT_VERSION = 1
+FRAMES = ("galactic", "icrs", "ecliptic")
+
+# Reasons why a pixel carries no trustworthy value, as bits of the `flag_*` and `reason_*` maps.
+FLAGS = {
+    "not_positive_input": 1,
+    "no_coverage": 2,
+    "outside_training_range": 4,
+    "relative_error_above_limit": 8,
+    "not_finite": 16,
+}
+
+
+@dataclass(frozen=True)
+class MapInfo:
+    """What is known of one map of a sky store.
+
+    Parameters
+    ----------
+    name : str
+        Name of the array: letters, digits and underscores, beginning with a letter.
+    quantity : str
+        What the numbers are, for example "intensity" or "relative error".
+    unit : str
+        As astropy writes it, "1" for a pure number.
+    dtype : str
+        "float32" for maps, "uint8" for masks, flags and codes.
+    long_name : str
+        One line for axis labels and titles.
+    band : str, optional
+        Name of the band, for example "850um".
+    beam_fwhm_arcmin : float, optional
+        FWHM of the Gaussian beam of the map.
+    pixel_window : bool
+        Whether the values are averages over the pixel.
+    fill_value : float or int, optional
+        Value of pixels that are not stored; NaN for floats, 0 for integers where none is given.
+    provenance : mapping
+        What made the map from what; JSON.
+    flag_meanings : tuple of str
+        For bit maps: the meaning of bit 0, 1, ...
+    """
+
+    name: str
+    quantity: str
+    unit: str
+    dtype: str = "float32"
+    long_name: str = ""
+    band: str | None = None
+    beam_fwhm_arcmin: float | None = None
+    pixel_window: bool = True
+    fill_value: float | int | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    flag_meanings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        if self.dtype not in ("float32", "uint8"):
+            raise InputError(f"map {self.name!r} came with dtype {self.dtype!r}; maps are float32 or uint8.")
+        if not self.unit:
+            raise InputError(f'map {self.name!r} came without a unit; give one ("1" for a pure number).')
+        if self.fill_value is None:
+            object.__setattr__(self, "fill_value", math.nan if self.dtype == "float32" else 0)
+        object.__setattr__(self, "flag_meanings", tuple(self.flag_meanings))
+
+    def attributes(self) -> dict[str, Any]:
+        """Return the attributes that the array carries on disk."""
+        attributes: dict[str, Any] = {"units": self.unit, "long_name": self.long_name or self.quantity}
+        attributes["grid_mapping"] = "crs"
+        if self.flag_meanings:
+            attributes["flag_masks"] = [1 << bit for bit in range(len(self.flag_meanings))]
+            attributes["flag_meanings"] = " ".join(self.flag_meanings)
+        known = asdict(self)
+        for key in ("name", "dtype", "fill_value", "unit", "flag_meanings"):
+            del known[key]
+        attributes["skymill"] = known
+        return attributes
+
+    @classmethod
+    def from_attributes(cls, name: str, dtype: str, fill_value: Any, attributes: Mapping[str, Any]) -> MapInfo:
+        """Return the entry of an array read from disk.
+
+        Raises
+        ------
+        FormatError
+            If the array carries no description of ours.
+        """
+        ours = attributes.get("skymill")
+        if not isinstance(ours, Mapping) or "units" not in attributes:
+            raise FormatError(
+                f"array {name!r} carries no `units` and `skymill` attributes, so its unit is unknown; "
+                "bring it into the store with skymill.ingest."
+            )
+        meanings = tuple(str(attributes.get("flag_meanings", "")).split())
+        return cls(
+            name=name, dtype=dtype, fill_value=fill_value, unit=attributes["units"], flag_meanings=meanings, **ours
+        )
+
+
+@dataclass(frozen=True)
+class ArrayKind:
+    """One entry of the data dictionary: the arrays whose name matches `pattern`."""
+
+    pattern: str
+    dtype: str
+    unit: str | None
+    sentence: str
+
+
+# First match wins; `unit` None means that every map states its own.
+KINDS = (
+    ArrayKind(r"pred_\w+", "float32", None, "predicted intensity of a band"),
+    ArrayKind(
+        r"flag_\w+", "uint8", "1", "bits that say why a prediction is missing or doubtful, 0 where all is well"
+    ),
+    ArrayKind(r"relerr_\w+", "float32", "1", "(prediction - target) / target"),
+    ArrayKind(r"residual_\w+", "float32", None, "prediction - target"),
+    ArrayKind(r"mask_\w+", "uint8", "1", "1 where the prediction is not to be trusted, 0 elsewhere"),
+    ArrayKind(r"reason_\w+", "uint8", "1", "bits that say why `mask_` is 1"),
+    ArrayKind(r"truth_\w+", "float32", None, "noiseless truth of a synthetic sky"),
+    ArrayKind(r"raw_\w+", "float32", None, "observed intensity before preparation"),
+    ArrayKind(r"survey\w*", "uint8", "1", "code of the survey that observed a pixel, 0 for none"),
+    ArrayKind(r"[A-Za-z]\w*", "float32", None, "any other map of the sky"),
+)
+
+
+def kind_of(name: str) -> ArrayKind:
+    """Return the entry of the data dictionary for an array name.
+
+    Examples
+    --------
+    >>> kind_of("pred_850um").sentence
+    'predicted intensity of a band'
+    """
+    check_name(name)
+    return next(kind for kind in KINDS if re.fullmatch(kind.pattern, name))
+
+
+def validate(info: MapInfo) -> None:
+    """Check a map against the data dictionary.
+
+    Raises
+    ------
+    InputError
+        If its dtype or its unit is not the one that its name promises.
+    """
+    kind = kind_of(info.name)
+    general = kind is KINDS[-1]
+    if not general and info.dtype != kind.dtype:
+        raise InputError(f"map {info.name!r} is {kind.sentence}: {kind.dtype} expected, {info.dtype} came.")
+    if kind.unit is not None and info.unit != kind.unit:
+        raise InputError(f"map {info.name!r} is {kind.sentence}: unit {kind.unit!r} expected, {info.unit!r} came.")
+
+
+def check_name(name: str) -> None:
+    """Raise InputError unless `name` can be the name of a map."""
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+        raise InputError(
+            f"{name!r} came as the name of a map; a name has letters, digits and underscores and begins with a letter."
+        )
+    if name in RESERVED:
+        raise InputError(f"{name!r} came as the name of a map; that name is reserved: {', '.join(RESERVED)}.")
+
+
+RESERVED = ("crs", "cells", "cell_ids", "ledger", "overview", "lon", "lat")
+
+
+def check_frame(frame: str) -> str:
+    """Return the frame, or raise FrameError where it is none that skymill knows."""
+    from .errors import FrameError
+
+    if frame not in FRAMES:
+        raise FrameError(f"`frame` {frame!r} came; {nearest(str(frame), FRAMES)}.")
+    return frame
+
+
+def describe() -> str:
+    """Return the data dictionary as a Markdown table, as `chunking/DESIGN.md` shows it."""
+    lines = ["| array | dims | dtype | unit | what it is |", "|---|---|---|---|---|"]
+    for kind in KINDS:
+        unit = kind.unit or "its own"
+        lines.append(f"| `{kind.pattern}` | `cells` | {kind.dtype} | {unit} | {kind.sentence} |")
+    return "\n".join(lines)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,3 +96,38 @@ def delete_prefix(where: str, prefix: str) -> None:
     keys = [key for key, _, _ in listing(where, prefix)]
     if keys:
         obstore.delete(_bucket(where), keys)
+
+
+def put(where: str, key: str, content: bytes) -> None:
+    """Write one small object whole or not at all."""
+    if is_local(where):
+        path = Path(where, key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        partial.write_bytes(content)
+        partial.replace(path)
+        return
+    obstore.put(_bucket(where), key, content)
+
+
+def get(where: str, key: str) -> bytes | None:
+    """Return the content of one small object, or None where there is none."""
+    if is_local(where):
+        try:
+            return Path(where, key).read_bytes()
+        except FileNotFoundError:
+            return None
+    try:
+        return bytes(obstore.get(_bucket(where), key).bytes())
+    except FileNotFoundError:
+        return None
+
+
+def sweep(where: str, names: Iterable[str]) -> None:
+    """Remove what killed writers left behind in the folders of some maps; object stores have no such leftovers."""
+    if not is_local(where):
+        return
+    for name in names:
+        for base in (Path(where, name), Path(where, "ledger", name)):
+            for leftover in base.rglob("*.partial"):
+                leftover.unlink(missing_ok=True)

@@ -108,7 +108,12 @@ class MapInfo:
             )
         meanings = tuple(str(attributes.get("flag_meanings", "")).split())
         return cls(
-            name=name, dtype=dtype, fill_value=fill_value, unit=attributes["units"], flag_meanings=meanings, **ours
+            name=name,
+            dtype=dtype,
+            fill_value=fill_value,
+            unit=attributes["units"],
+            flag_meanings=meanings,
+            **ours,
         )
 
 
@@ -126,7 +131,10 @@ class ArrayKind:
 KINDS = (
     ArrayKind(r"pred_\w+", "float32", None, "predicted intensity of a band"),
     ArrayKind(
-        r"flag_\w+", "uint8", "1", "bits that say why a prediction is missing or doubtful, 0 where all is well"
+        r"flag_\w+",
+        "uint8",
+        "1",
+        "bits that say why a prediction is missing or doubtful, 0 where all is well",
     ),
     ArrayKind(r"relerr_\w+", "float32", "1", "(prediction - target) / target"),
     ArrayKind(r"residual_\w+", "float32", None, "prediction - target"),

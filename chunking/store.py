@@ -96,9 +96,7 @@ def create(
     objects.check_free(address(store))
     group = zarr.open_group(objects.zarr_store(address(store)), mode="a", zarr_format=3)
     crs = group.require_array("crs", shape=(), dtype="int8")
-    crs.attrs.update(
-        {"grid_mapping_name": "healpix", "refinement_level": tiling.order, "indexing_scheme": "nested"}
-    )
+    crs.attrs.update({"grid_mapping_name": "healpix", "refinement_level": tiling.order, "indexing_scheme": "nested"})
     group.require_group("ledger")
     # The attributes come last: a store without them is not yet a store, and creating it again mends it.
     group.attrs.update(
@@ -230,7 +228,7 @@ def require_maps(store: StoreAddress, names: Iterable[str], group: zarr.Group | 
             raise MissingMapError(f"map {name!r} is not in the store {address(store)}; {nearest(name, held)}.")
 
 
-def open(store: StoreAddress) -> xr.Dataset:  # noqa: A001 - `sm.open` is the public name
+def open(store: StoreAddress) -> xr.Dataset:
     """Return a sky store as a lazy dataset, one Dask chunk a tile.
 
     Parameters
@@ -262,7 +260,7 @@ def open(store: StoreAddress) -> xr.Dataset:  # noqa: A001 - `sm.open` is the pu
     import xarray as xr
 
     group = open_group(store)
-    dataset = xr.open_zarr(
+    dataset: xr.Dataset = xr.open_zarr(
         objects.zarr_store(address(store), read_only=True),
         consolidated=False,
         zarr_format=3,

@@ -1,0 +1,115 @@
+"""Overviews: coarse copies of large maps, so that looking at a map never reads the map.
+
+Every task writes its own piece of the finest overview beside its tile; when a run ends, the coarser ones are made
+from that.  Each overview is a sky store of its own, `overview/nside<N>` inside the store.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import objects, store
+from .errors import MissingMapError
+from .hierarchy import coarsen
+from .schema import MapInfo
+from .tiling import Tiling
+
+FINEST_NSIDE = 512  # 3 million pixels: twice what a page-wide picture of the sky shows
+COARSEST_NSIDE = 64
+
+
+def levels(nside: int) -> tuple[int, ...]:
+    """Return the nsides of the overviews of a map, finest first; none where the map itself is small.
+
+    Examples
+    --------
+    >>> levels(4096)
+    (512, 256, 128, 64)
+    >>> levels(512)
+    ()
+    """
+    if nside <= FINEST_NSIDE:
+        return ()
+    return tuple(1 << k for k in range(FINEST_NSIDE.bit_length() - 1, COARSEST_NSIDE.bit_length() - 2, -1))
+
+
+def address(where: str, nside: int) -> str:
+    """Return the address of one overview."""
+    return f"{where}/overview/nside{nside}"
+
+
+@functools.lru_cache(maxsize=64)
+def _tiling(where: str) -> Tiling:
+    return store.tiling_of(where)
+
+
+def begin(where: str, maps: Sequence[MapInfo]) -> None:
+    """Make the templates of all overviews of the maps."""
+    _tiling.cache_clear()
+    tiling = store.tiling_of(where)
+    if levels(tiling.nside):
+        store.open_group(where, mode="r+").require_group("overview")
+    for nside in levels(tiling.nside):
+        finest = nside == FINEST_NSIDE
+        there = address(where, nside)
+        pieces = tiling.tile_nside if finest else 1
+        store.create(there, nside, frame=store.frame_of(where), tile_nside=pieces, chunk_nside=pieces)
+        held = store.map_names(store.open_group(there))
+        missing = [replace(made, provenance={"overview of": made.name}) for made in maps if made.name not in held]
+        store.create_maps(there, missing)
+
+
+def summarise(values: NDArray[Any], npix_ratio: int, *, bits: bool) -> NDArray[Any]:
+    """Return the overview of a piece of a map: the mean of what is finite, all bits of flags, the largest code."""
+    if values.dtype.kind == "f":
+        return coarsen(values, npix_ratio)
+    blocks = values.reshape(-1, npix_ratio)
+    return np.bitwise_or.reduce(blocks, axis=1) if bits else blocks.max(axis=1)
+
+
+def write_piece(where: str, name: str, tile: int, values: NDArray[Any]) -> None:
+    """Write the piece of the finest overview that a tile covers."""
+    tiling = _tiling(where)
+    if not levels(tiling.nside):
+        return
+    ratio = (tiling.nside // FINEST_NSIDE) ** 2
+    piece = summarise(values, ratio, bits=name.startswith(("flag_", "reason_")))
+    store.write_tile(address(where, FINEST_NSIDE), name, tile, piece)
+
+
+def finish(where: str, names: Sequence[str]) -> None:
+    """Make the coarser overviews from the finest."""
+    nsides = levels(store.tiling_of(where).nside)
+    for name in names:
+        for finer, coarser in itertools.pairwise(nsides):
+            for tile in range(12):
+                fine = store.read_cells(address(where, finer), name, tile * finer**2, (tile + 1) * finer**2)
+                coarse = summarise(fine, 4, bits=name.startswith(("flag_", "reason_")))
+                store.write_tile(address(where, coarser), name, tile, coarse)
+
+
+def best(where: str, name: str, nside: int) -> tuple[str, int]:
+    """Return address and nside of the coarsest copy of a map that has at least `nside`; the map itself at worst.
+
+    Raises
+    ------
+    MissingMapError
+        If the store does not hold the map.
+    """
+    group = store.open_group(where)
+    store.require_maps(where, [name], group)
+    for candidate in store.overview_nsides(group):
+        if candidate >= nside:
+            try:
+                store.require_maps(address(where, candidate), [name])
+            except MissingMapError:
+                continue
+            return address(where, candidate), candidate
+    return objects.address(where), store.tiling_of(where).nside

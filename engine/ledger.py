@@ -1,0 +1,178 @@
+"""The ledger: which tiles of a map are finished, with a digest of what was written, and by which run.
+
+Beside every map `NAME` of a store stands the array `ledger/NAME`: one unsigned 64-bit number a tile, each in a chunk
+of its own, so that a task ticks it with one atomic write after its data.  0 means not done, 1 finished with nothing
+to store, anything else is the digest of the tile's values.  Its attributes hold the identity of the run.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import xxhash
+import zarr
+from numpy.typing import NDArray
+
+from ..chunking import objects
+from ..chunking.errors import FormatError, IdentityError, InputError
+from ..chunking.schema import MapInfo
+from ..chunking.store import address, create_maps, delete_map, forget_open_arrays, open_group, tiling_of
+
+NOT_DONE = 0
+NOTHING_STORED = 1
+
+
+def digest_of(values: NDArray[Any]) -> int:
+    """Return the 64-bit digest of a tile's values; never 0 or 1, which mean something else."""
+    return max(2, xxhash.xxh3_64_intdigest(np.ascontiguousarray(values).view(np.uint8)))
+
+
+def identity_of(facts: Mapping[str, Any]) -> str:
+    """Return the identity of a run: a digest of all the facts that determine its bytes."""
+    text = json.dumps(facts, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+@functools.lru_cache(maxsize=256)
+def _column(where: str, name: str) -> zarr.Array[Any]:
+    with zarr.config.set({"codec_pipeline.path": "zarr.core.codec_pipeline.FusedCodecPipeline"}):
+        array = zarr.open_group(objects.zarr_store(where), mode="r+", zarr_format=3)[f"ledger/{name}"]
+    return cast("zarr.Array[Any]", array)
+
+
+def tick(store: str, name: str, tile: int, digest: int) -> None:
+    """Record a tile as finished."""
+    _column(address(store), name)[tile] = np.uint64(digest)
+
+
+def tick_many(store: str, name: str, tiles: Sequence[int], digest: int) -> None:
+    """Record many tiles as finished with one and the same digest."""
+    if len(tiles):
+        _column(address(store), name).oindex[np.asarray(tiles)] = np.uint64(digest)
+
+
+def entry(store: str, name: str, tile: int) -> int:
+    """Return what the ledger says of one tile."""
+    return int(np.asarray(_column(address(store), name)[tile]))
+
+
+def column(store: str, name: str) -> NDArray[np.uint64] | None:
+    """Return the whole ledger of a map, (tiles,) uint64, or None where the map has none."""
+    group = open_group(store)
+    ledger = group.get(f"ledger/{name}")
+    if not isinstance(ledger, zarr.Array):
+        return None
+    return np.asarray(ledger[:], dtype=np.uint64)
+
+
+def identity(store: str, name: str) -> tuple[str, dict[str, Any]] | None:
+    """Return identity and facts of the run that makes a map, or None where no run of ours does."""
+    ledger = open_group(store).get(f"ledger/{name}")
+    if not isinstance(ledger, zarr.Array):
+        return None
+    known = cast(dict[str, Any], ledger.attrs["skymill"])
+    return str(known["identity"]), dict(known["facts"])
+
+
+def begin(store: str, maps: Sequence[MapInfo], facts: Mapping[str, Any], *, overwrite: bool) -> None:
+    """Make the template: every map, empty, and its ledger; what this same run has begun is left as it is.
+
+    Raises
+    ------
+    IdentityError
+        If a map is there that another run made, unless `overwrite`.
+    """
+    check(store, maps, facts, overwrite=overwrite)
+    mine = identity_of(facts)
+    group = open_group(store, mode="r+")
+    tiling = tiling_of(store)
+    for made in maps:
+        known = identity(store, made.name)
+        if known is None or known[0] != mine:
+            if made.name in group or known is not None:
+                delete_map(store, made.name)
+                _column.cache_clear()
+            group.create_array(
+                f"ledger/{made.name}",
+                shape=(tiling.n_tiles,),
+                chunks=(1,),
+                dtype="uint64",
+                fill_value=NOT_DONE,
+                compressors=None,
+                dimension_names=["tile"],
+                attributes={"skymill": {"identity": mine, "facts": dict(facts)}},
+            )
+        if made.name not in group:
+            create_maps(store, [made])
+    forget_open_arrays()
+
+
+def check(store: str, maps: Sequence[MapInfo], facts: Mapping[str, Any], *, overwrite: bool) -> None:
+    """Raise IdentityError where `begin` would, without writing anything."""
+    if overwrite:
+        return
+    mine = identity_of(facts)
+    group = open_group(store)
+    for made in maps:
+        known = identity(store, made.name)
+        if known is None and made.name in group:
+            raise IdentityError(
+                f"map {made.name!r} is in {address(store)} and was not made by a run of skymill; choose another name, "
+                "or overwrite=True (--overwrite) to replace it."
+            )
+        if known is not None and known[0] != mine:
+            raise IdentityError(
+                f"map {made.name!r} in {address(store)} was made by another run ({_difference(known[1], facts)}); "
+                "choose another name or store, or overwrite=True (--overwrite) to replace it."
+            )
+
+
+def _difference(there: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> str:
+    """Return the first few facts in which two runs differ, as words."""
+    found: list[str] = []
+    for key in sorted({*there, *now}):
+        old, new = there.get(key), now.get(key)
+        if json.dumps(old, sort_keys=True) == json.dumps(new, sort_keys=True):
+            continue
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found.append(_difference(old, new, f"{prefix}{key}."))
+        else:
+            found.append(f"{prefix}{key} was {_short(old)}, is {_short(new)}")
+    return "; ".join(found[:4])
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def map_digest(store: str, name: str) -> str:
+    """Return a digest of the content of a map, for the identity of whatever is made from it.
+
+    Raises
+    ------
+    FormatError
+        If the run that makes the map has not finished.
+    InputError
+        If the store does not hold the map.
+    """
+    where = address(store)
+    ledger = column(store, name)
+    if ledger is None:
+        # Not made by a run of ours: names, sizes and version tags of its objects stand for the content.
+        listing = sorted(objects.listing(where, f"{name}/"))
+        if not listing:
+            raise InputError(f"map {name!r} in {where} has neither metadata nor data.")
+        return hashlib.blake2b(repr(listing).encode(), digest_size=16).hexdigest()
+    missing = int(np.count_nonzero(ledger == NOT_DONE))
+    if missing:
+        raise FormatError(
+            f"map {name!r} in {where} is unfinished: {missing} of {ledger.size} tiles are missing. Run the command "
+            "that makes it again; it does only what is missing."
+        )
+    return hashlib.blake2b(ledger.tobytes(), digest_size=16).hexdigest()

@@ -1,0 +1,182 @@
+"""Plans: what a verb will do, known before it does anything."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..chunking.errors import InputError, MemoryLimitError
+from .records import RunReport, write_text
+from .worker import Worker, format_bytes
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from distributed import Client
+
+# What a process holds before any data: the interpreter, NumPy, Zarr and, for the kernels, JAX with its compiler.
+RESERVED_BYTES = 250_000_000
+RESERVED_WITH_JAX_BYTES = 600_000_000
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a plan is being run: the client (None for this process), its workers, and whether to show progress."""
+
+    client: Client | None
+    worker: Worker
+    progress: bool | None
+
+
+@dataclass
+class Plan[R]:
+    """What a verb will do; nothing happens before `run`.
+
+    Parameters
+    ----------
+    verb : str
+        Name of the verb.
+    target : str
+        Address of what will be written.
+    execute : callable
+        Does it: takes a `Run` and returns the result.
+    worker : Worker
+        What a worker has that the plan was made for.
+    todo : sequence of int
+        Tiles to do.
+    done : int
+        Tiles that are finished already.
+    n_tiles : int
+        All of them; the rest hold nothing and cost nothing.
+    read_bytes, write_bytes : int
+        Uncompressed.
+    memory : mapping of str to int
+        Bytes a task needs, by part.
+    reserved : int
+        Bytes of a process before any task.
+    alternatives : callable, optional
+        Returns (option, bytes a task) pairs to suggest where the memory does not suffice.
+    notes : sequence of str
+        Lines to show with the plan.
+    lazily : callable, optional
+        Makes the result as a lazy dataset.
+
+    Examples
+    --------
+    >>> plan = Plan("count", "nowhere", execute=lambda run: 3, worker=Worker(10**9, 1))
+    >>> plan.run()
+    3
+    """
+
+    verb: str
+    target: str
+    execute: Callable[[Run], R]
+    worker: Worker
+    todo: Sequence[int] = ()
+    done: int = 0
+    n_tiles: int = 0
+    read_bytes: int = 0
+    write_bytes: int = 0
+    memory: Mapping[str, int] = field(default_factory=dict)
+    reserved: int = RESERVED_BYTES
+    alternatives: Callable[[], Sequence[tuple[str, int]]] | None = None
+    notes: Sequence[str] = ()
+    lazily: Callable[[], xr.Dataset] | None = None
+
+    @property
+    def task_memory(self) -> int:
+        """Bytes that one task needs."""
+        return sum(self.memory.values())
+
+    def process_memory(self, worker: Worker | None = None) -> int:
+        """Bytes that one process of the worker needs, all its threads at work."""
+        return self.reserved + (worker or self.worker).threads * self.task_memory
+
+    def __str__(self) -> str:
+        unobserved = self.n_tiles - len(self.todo) - self.done
+        lines = [f"{self.verb} -> {self.target}"]
+        if self.n_tiles:
+            lines.append(
+                f"  tiles   {len(self.todo)} to do, {self.done} done already, {unobserved} unobserved, "
+                f"{self.n_tiles} in all"
+            )
+        lines.append(f"  data    {format_bytes(self.read_bytes)} to read, {format_bytes(self.write_bytes)} to write")
+        parts = ", ".join(f"{part} {format_bytes(size)}" for part, size in self.memory.items())
+        lines.append(f"  task    {format_bytes(self.task_memory)}" + (f" ({parts})" if parts else ""))
+        lines.append(
+            f"  worker  {self.worker.processes} x {self.worker.threads} threads on {self.worker.device}, "
+            f"{format_bytes(self.process_memory())} of {format_bytes(self.worker.memory)}"
+        )
+        lines += [f"  {note}" for note in self.notes]
+        return "\n".join(lines)
+
+    def check(self, worker: Worker) -> None:
+        """Raise MemoryLimitError where a task does not fit into the worker, with the ways out that do."""
+        allowed = worker.memory_per_task(self.reserved)
+        if self.task_memory <= allowed:
+            return
+        fits: list[str] = []
+        threads = (worker.memory - self.reserved) // max(1, self.task_memory)
+        if threads >= 1:
+            fits.append(f"threads={threads}")
+        for option, needed in self.alternatives() if self.alternatives else ():
+            if needed <= allowed:
+                fits.append(f"{option} ({format_bytes(needed)})")
+        memory = self.process_memory(worker)
+        fits.append(f"memory={format_bytes(memory)} a worker")
+        raise MemoryLimitError(
+            f"{self.verb} needs {format_bytes(self.task_memory)} a task beside {format_bytes(self.reserved)} of the "
+            f"process; a worker with {format_bytes(worker.memory)} and {worker.threads} threads has "
+            f"{format_bytes(allowed)}. Any of these fits: {'; '.join(fits)}."
+        )
+
+    def run(
+        self,
+        client: Client | None = None,
+        *,
+        progress: bool | None = None,
+        report: str | os.PathLike[str] | None = None,
+    ) -> R:
+        """Do it, and return what the verb promises.
+
+        Parameters
+        ----------
+        client : distributed.Client, optional
+            Where the tasks run (see `connect`); by default in threads of this process.
+        progress : bool, optional
+            True or False; by default a bar on a terminal and log lines elsewhere.
+        report : path, optional
+            Where to write the report of the run as JSON.
+
+        Raises
+        ------
+        MemoryLimitError
+            If a task does not fit into a worker; nothing has been written then.
+        RunError
+            If the run could not finish; the same call continues it.
+        """
+        if report is not None and os.path.isdir(report):
+            raise InputError(f"`report` {report!s} is a folder; give the name of a file.")
+        worker = self.worker if client is None else Worker.from_client(client)
+        self.check(worker)
+        result = self.execute(Run(client, worker, progress))
+        if report is not None:
+            known: Any = result
+            write_text(report, known.to_json())
+        return result
+
+    def lazy(self) -> xr.Dataset:
+        """Return the maps that the run would write as a lazy dataset, computing nothing and writing nothing.
+
+        Raises
+        ------
+        InputError
+            If the result of the verb is not a map.
+        """
+        if self.lazily is None:
+            raise InputError(f"{self.verb} does not make maps that can be had lazily; use .run().")
+        return self.lazily()
+
+
+__all__ = ["Plan", "Run", "RunReport", "Worker"]

@@ -1,0 +1,75 @@
+"""Progress of a run: a bar on a terminal, log lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from types import TracebackType
+from typing import Any, Self
+
+log = logging.getLogger("skymill")
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Progress:
+    """Tiles done, pixels a second, time left.
+
+    Parameters
+    ----------
+    label : str
+        What is running.
+    total : int
+        Tiles to do.
+    show : bool, optional
+        True or False; None shows a bar on a terminal and log lines elsewhere.
+    """
+
+    def __init__(self, label: str, total: int, show: bool | None = None) -> None:
+        self._label = label
+        self._total = total
+        self._done = 0
+        self._cells = 0
+        self._began = self._said = time.monotonic()
+        self._quiet = show is False
+        self._bar: Any = None
+        if not self._quiet and total and sys.stderr.isatty():
+            self._bar = self._open_bar()
+
+    def _open_bar(self) -> Any:
+        from rich import progress
+        from rich.console import Console
+
+        bar = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn("{task.fields[speed]}"),
+            progress.TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        bar.start()
+        self._task = bar.add_task(self._label, total=self._total, speed="")
+        return bar
+
+    def advance(self, cells: int = 0) -> None:
+        """Count one more tile, of so many pixels."""
+        self._done += 1
+        self._cells += cells
+        elapsed = time.monotonic() - self._began
+        speed = f"{self._cells / elapsed / 1e6:.1f} Mpix/s" if self._cells and elapsed > 0 else ""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self._done, speed=speed)
+        elif not self._quiet and time.monotonic() - self._said > SECONDS_BETWEEN_LINES:
+            self._said = time.monotonic()
+            left = elapsed / self._done * (self._total - self._done)
+            log.info("%s: %d of %d tiles, %s, %.0f s left", self._label, self._done, self._total, speed, left)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()

@@ -1,0 +1,122 @@
+"""Reduce: tile in, small statistic out, merged in the order of tiles whatever the order of arrival."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from ..chunking import store as stores
+from ..chunking.errors import RunError
+from .mapping import make_executor
+from .plan import Run
+from .progress import Progress
+from .window import ThreadsExecutor, run_window
+from .worker import Worker
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+
+@dataclass(frozen=True)
+class ReduceTask[S]:
+    """Reads the maps of one tile and returns the statistic of it."""
+
+    kernel: Callable[[int, dict[str, NDArray[Any]]], S]
+    store: str
+    names: tuple[str, ...]
+
+    def __call__(self, tile: int) -> S:
+        """Return the statistic of a tile."""
+        return self.kernel(tile, {name: stores.read_tile(self.store, name, tile) for name in self.names})
+
+
+def reduce_tiles[S](
+    kernel: Callable[[int, dict[str, NDArray[Any]]], S],
+    *,
+    store: stores.StoreAddress,
+    names: Sequence[str],
+    merge: Callable[[S, S], S],
+    initial: S | None = None,
+    tiles: Sequence[int] | None = None,
+    client: Client | None = None,
+    threads: int | None = None,
+    progress: bool | None = None,
+    label: str = "reduce",
+) -> S:
+    """Return the merged statistic of all tiles.
+
+    Parameters
+    ----------
+    kernel : callable
+        `(tile, inputs) -> statistic`: picklable, and so is what it returns, which must be small.
+    store : str or path
+        The store to read.
+    names : sequence of str
+        Maps that the kernel sees, each (cells,) of one tile.
+    merge : callable
+        `(left, right) -> statistic`; called in the order of tiles, so that the result is the same to the last bit
+        for any number of workers.
+    initial : optional
+        What to begin with; without it the statistic of the first tile.
+    tiles : sequence of int, optional
+        Default: tiles that are observed in all of the maps.
+    client : distributed.Client, optional
+        Where to run; default threads of this process.
+    threads : int, optional
+        How many, without a client.
+    progress : bool, optional
+        See `Plan.run`.
+    label : str
+        What the progress bar says.
+
+    Raises
+    ------
+    RunError
+        If a tile keeps failing, or no tile has data in all maps and there is no `initial`.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np, skymill as sm
+    >>> from skymill.engine.reducing import reduce_tiles
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = sm.simulate("dust", folder + "/sky.zarr", 16, seed=1).run()
+    ...     count = lambda tile, inputs: int(np.isfinite(inputs["i160"]).sum())
+    ...     reduce_tiles(count, store=folder + "/sky.zarr", names=["i160"], merge=lambda a, b: a + b)
+    3072
+    """
+    where = stores.address(store)
+    stores.require_maps(where, names)
+    going = sorted(stores.observed_tiles(where, names) if tiles is None else tiles)
+    worker = Worker.here(threads) if client is None else Worker.from_client(client)
+    run = Run(client, worker, progress)
+    task = ReduceTask(kernel, where, tuple(names))
+    merged: list[S] = [] if initial is None else [initial]
+    early: dict[int, S] = {}
+    position = 0
+
+    def handle(tile: int, statistic: S) -> None:
+        # Tasks arrive in any order; what is early waits, a window's worth at most.
+        nonlocal position
+        early[tile] = statistic
+        while position < len(going) and going[position] in early:
+            arrived = early.pop(going[position])
+            merged[:] = [merge(merged[0], arrived)] if merged else [arrived]
+            position += 1
+        bar.advance()
+
+    executor = make_executor(run)
+    try:
+        with Progress(label, len(going), progress) as bar:
+            failed = run_window(task, going, executor, handle)
+    finally:
+        if isinstance(executor, ThreadsExecutor):
+            executor.close()
+    if failed:
+        tile, reason = failed[0]
+        raise RunError(f"{label}: tile {tile} of {where} cannot be reduced: {reason}")
+    if not merged:
+        raise RunError(f"{label}: no tile of {where} has data in all of {', '.join(names)}; nothing to go over.")
+    return merged[0]

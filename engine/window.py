@@ -1,0 +1,212 @@
+"""The sliding window: a few tasks a thread are out at any time, wherever they run.
+
+Covers: sending out, retrying, setting aside, and noticing that nobody is left to do the work.
+Does not cover: what a task does (`mapping.py`, `reducing.py`).
+"""
+
+from __future__ import annotations
+
+import errno
+import queue
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Protocol
+from uuid import uuid4
+
+from ..chunking.errors import DiskFullError, InputError, RunError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+TASKS_PER_THREAD = 3  # one running, one whose arguments are there, one on its way
+PATIENCE_SECONDS = 30.0  # how long a cluster may be without any worker
+RETRIES = 2
+
+
+class Executor(Protocol):
+    """Where tasks run: three methods stand between the engine and Dask."""
+
+    def slots(self) -> int:
+        """Return how many tasks may be out at once."""
+
+    def submit(self, task: Callable[[int], Any], tile: int) -> Any:
+        """Send one task out and return its future."""
+
+    def check(self) -> None:
+        """Raise RunError if the tasks that are out will never come back."""
+
+
+class ThreadsExecutor:
+    """Threads of this process."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="skymill")
+
+    def slots(self) -> int:
+        """Return how many tasks may be out at once."""
+        return self._threads + 1
+
+    def submit(self, task: Callable[[int], Any], tile: int) -> Future[Any]:
+        """Send one task out and return its future."""
+        return self._pool.submit(task, tile)
+
+    def check(self) -> None:
+        """Do nothing: threads do not get lost."""
+
+    def close(self) -> None:
+        """Drop what has not begun, wait for what has."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+class DaskExecutor:
+    """Workers of a Dask cluster."""
+
+    def __init__(self, client: Client, patience: float = PATIENCE_SECONDS) -> None:
+        self._client = client
+        self._run = uuid4().hex[:12]
+        self._sent = 0
+        self._patience = patience
+        self._seen_worker = time.monotonic()
+        self._slots = 1
+        self._asked = 0.0
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """Ask once a second who is there; workers may join and leave."""
+        if time.monotonic() - self._asked < 1.0:
+            return
+        self._asked = time.monotonic()
+        workers = self._client.scheduler_info(n_workers=-1)["workers"] if self._alive() else {}
+        if workers:
+            self._seen_worker = time.monotonic()
+            self._slots = TASKS_PER_THREAD * sum(int(w["nthreads"]) for w in workers.values())
+
+    def _alive(self) -> bool:
+        return self._client.status == "running"
+
+    def slots(self) -> int:
+        """Return how many tasks may be out at once."""
+        self._refresh()
+        return self._slots
+
+    def submit(self, task: Callable[[int], Any], tile: int) -> Any:
+        """Send one task out and return its future."""
+        self._sent += 1
+        return self._client.submit(task, tile, key=f"skymill-{self._run}-{self._sent}", pure=False)
+
+    def check(self) -> None:
+        """Raise RunError if the scheduler is lost or no worker has been there for a while."""
+        self._refresh()
+        silent = time.monotonic() - self._seen_worker
+        if self._client.status in ("closed", "closing"):
+            raise RunError("the connection to the Dask scheduler is lost. " + _AGAIN)
+        if silent > self._patience:
+            what = "has no workers" if self._alive() else "does not answer"
+            raise RunError(f"the Dask cluster {what} since {silent:.0f} s. Start it or its workers again. " + _AGAIN)
+
+
+_AGAIN = "Nothing that was finished is lost: run the same command again and it does only what is missing."
+
+
+def run_window(
+    task: Callable[[int], Any],
+    tiles: Sequence[int],
+    executor: Executor,
+    handle: Callable[[int, Any], None],
+    *,
+    retries: int = RETRIES,
+) -> list[tuple[int, str]]:
+    """Run a task for every tile and return the tiles that kept failing, each with its reason.
+
+    Parameters
+    ----------
+    task : callable
+        Picklable; takes a tile number.
+    tiles : sequence of int
+        In the order in which they go out.
+    executor : Executor
+        Where they run.
+    handle : callable
+        Called here with (tile, result) for each result, in order of arrival.
+    retries : int
+        How often a failing tile is tried again before it is set aside.
+
+    Raises
+    ------
+    DiskFullError, RunError
+        If the run as a whole cannot go on.
+    """
+    waiting = deque(tiles)
+    attempts: dict[int, int] = {}
+    running: dict[Any, int] = {}
+    arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    set_aside: list[tuple[int, str]] = []
+    try:
+        while waiting or running:
+            while waiting and len(running) < executor.slots():
+                tile = waiting.popleft()
+                future = _submit(executor, task, tile)
+                running[future] = tile
+                future.add_done_callback(arrived.put)
+            try:
+                future = arrived.get(timeout=1.0)
+            except queue.Empty:
+                executor.check()
+                continue
+            tile = running.pop(future)
+            error = _error_of(future)
+            if error is None:
+                handle(tile, future.result())
+                continue
+            _raise_if_fatal(error, executor)
+            attempts[tile] = attempts.get(tile, 0) + 1
+            if attempts[tile] <= retries:
+                waiting.append(tile)
+            else:
+                set_aside.append((tile, f"{type(error).__name__}: {error}"))
+    finally:
+        for future in running:
+            future.cancel()
+    return sorted(set_aside)
+
+
+def _submit(executor: Executor, task: Callable[[int], Any], tile: int) -> Any:
+    try:
+        return executor.submit(task, tile)
+    except (InputError, TypeError):
+        raise
+    except Exception as error:  # a scheduler that vanishes raises whatever its comms raise
+        executor.check()
+        raise RunError(f"tile {tile} could not be sent out ({type(error).__name__}: {error}). " + _AGAIN) from error
+
+
+def _error_of(future: Any) -> BaseException | None:
+    from concurrent.futures import CancelledError
+
+    try:
+        error: BaseException | None = future.exception()
+    except CancelledError as cancelled:
+        return cancelled
+    except Exception as lost:  # Dask raises its own CancelledError, which is no subclass of the builtin one
+        return lost
+    return error
+
+
+def _raise_if_fatal(error: BaseException, executor: Executor) -> None:
+    """Stop the run for what would hit every other tile just the same."""
+    number = getattr(error, "errno", None)
+    if number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
+        raise DiskFullError("the disk is full. Free some space. " + _AGAIN) from error
+    if number in (errno.EROFS, errno.EACCES, errno.EPERM):
+        raise RunError(f"the store cannot be written ({error}). Make it writable. " + _AGAIN) from error
+    if isinstance(error, (KeyboardInterrupt, SystemExit)):
+        raise error
+    if "Cancelled" in type(error).__name__:
+        deadline = time.monotonic() + 5.0
+        while time.monotonic() < deadline:  # a lost scheduler cancels everything a moment before its status shows it
+            executor.check()
+            time.sleep(0.2)
+        raise RunError("the Dask cluster cancelled the tasks of this run. " + _AGAIN) from error

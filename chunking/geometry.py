@@ -14,12 +14,11 @@ import ducc0
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .errors import FrameError, InputError, nearest
+from .errors import InputError
+from .schema import check_frame
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-
-FRAMES: Final = ("galactic", "icrs", "ecliptic")
 
 # Coordinate conversions need temporaries of several times their input; blocks keep these in the cache.
 BLOCK: Final = 2**18
@@ -45,24 +44,6 @@ _FROM_ICRS: Final[dict[str, Floats]] = {
         ]
     ),
 }
-
-
-def check_frame(frame: str) -> str:
-    """Return the name of a celestial frame, checked.
-
-    Raises
-    ------
-    FrameError
-        If the name is not one of "galactic", "icrs", "ecliptic".
-
-    Examples
-    --------
-    >>> check_frame("galactic")
-    'galactic'
-    """
-    if frame not in FRAMES:
-        raise FrameError(f"`frame` {frame!r} came; {nearest(str(frame), FRAMES)}.")
-    return frame
 
 
 def rotation(source: str, target: str) -> Floats:

@@ -42,8 +42,7 @@ def children(nside: int, coarse_nside: int) -> int:
     fine, coarse = Tiling(nside), Tiling(coarse_nside)
     if coarse.nside > fine.nside:
         raise InputError(
-            f"nside {coarse.nside} came as the coarse one of nside {fine.nside}; "
-            "exchange the two, or use `upgrade`."
+            f"nside {coarse.nside} came as the coarse one of nside {fine.nside}; exchange the two, or use `upgrade`."
         )
     return fine.npix // coarse.npix
 
@@ -134,9 +133,7 @@ def degrade(
         chosen = _kind(kind, "mean", ("mean", "sum", "variance"), array.dtype)
         return _degrade_floats(array, ratio, fraction, chosen, mask)
     if array.dtype.kind not in "iu":
-        raise InputError(
-            f"`values` of type {array.dtype} came; floats, integers or booleans can be degraded."
-        )
+        raise InputError(f"`values` of type {array.dtype} came; floats, integers or booleans can be degraded.")
     chosen = _kind(kind, "bits", ("bits", "code", "sum"), array.dtype)
     if chosen == "sum":
         counts = array if mask is None else np.where(mask, array, 0)
@@ -177,9 +174,7 @@ def upgrade(values: ArrayLike, npix_ratio: int, *, kind: Kind | None = None) -> 
     """
     array = np.atleast_1d(np.asarray(values))
     ratio = _ratio(npix_ratio)
-    known = {"f": ("mean", "sum", "variance"), "b": ("bits", "code")}.get(
-        array.dtype.kind, ("bits", "code", "sum")
-    )
+    known = {"f": ("mean", "sum", "variance"), "b": ("bits", "code")}.get(array.dtype.kind, ("bits", "code", "sum"))
     chosen = _kind(kind, known[0], known, array.dtype)
     if chosen == "sum":
         array = array / ratio
@@ -290,9 +285,7 @@ def _needed(fraction: float, ratio: int) -> float:
 def _ratio(npix_ratio: int) -> int:
     number = npix_ratio
     if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or number < 1:
-        raise InputError(
-            f"`npix_ratio` {number!r} came; children of a parent are 1, 4, 16, 64, ... in number."
-        )
+        raise InputError(f"`npix_ratio` {number!r} came; children of a parent are 1, 4, 16, 64, ... in number.")
     ratio = int(number)
     if ratio & (ratio - 1) or ratio.bit_length() % 2 == 0:
         raise InputError(
@@ -306,9 +299,7 @@ def _fraction(policy: Policy, ratio: int) -> float:
     """Return the fraction of the children that a policy asks for."""
     if isinstance(policy, str):
         if policy not in POLICIES:
-            raise InputError(
-                f"`policy` {policy!r} came; {nearest(policy, POLICIES)}, or a fraction from 0 to 1."
-            )
+            raise InputError(f"`policy` {policy!r} came; {nearest(policy, POLICIES)}, or a fraction from 0 to 1.")
         return 1.0 if policy == "all" else 1.0 / ratio
     if isinstance(policy, bool) or not 0.0 < policy <= 1.0:
         raise InputError(
@@ -324,28 +315,41 @@ def _kind(kind: str | None, default: str, allowed: tuple[str, ...], dtype: np.dt
     if kind not in KINDS:
         raise InputError(f"`kind` {kind!r} came; {nearest(str(kind), KINDS)}.")
     if kind not in allowed:
-        raise InputError(
-            f"`kind` {kind!r} came with values of type {dtype}; for these there are {', '.join(allowed)}."
-        )
+        raise InputError(f"`kind` {kind!r} came with values of type {dtype}; for these there are {', '.join(allowed)}.")
     return kind
 
 
 def _check_cells(array: NDArray[Any], ratio: int) -> None:
     if array.ndim == 0 or array.shape[-1] % ratio:
         raise InputError(
-            f"`values` of shape {array.shape} came; the last dimension must hold whole parents of "
-            f"{ratio} children."
+            f"`values` of shape {array.shape} came; the last dimension must hold whole parents of {ratio} children."
         )
 
 
 def _mask(valid: ArrayLike, array: NDArray[Any]) -> NDArray[np.bool_]:
     mask = np.asarray(valid)
     if mask.dtype != np.bool_:
-        raise InputError(
-            f"`valid` of type {mask.dtype} came; it is a boolean mask, True where a value counts."
-        )
+        raise InputError(f"`valid` of type {mask.dtype} came; it is a boolean mask, True where a value counts.")
     if mask.shape[-1:] != array.shape[-1:]:
-        raise InputError(
-            f"`valid` of shape {mask.shape} came for values of shape {array.shape}; the cells must agree."
-        )
+        raise InputError(f"`valid` of shape {mask.shape} came for values of shape {array.shape}; the cells must agree.")
     return np.broadcast_to(mask, array.shape)
+
+
+def kind_of_map(name: str, dtype: str) -> Kind:
+    """Return how a map of a sky store combines: means for floats, codes for surveys, bits for masks and flags.
+
+    Parameters
+    ----------
+    name : str
+        Name of the map in its store.
+    dtype : str
+        Type of its values.
+
+    Examples
+    --------
+    >>> kind_of_map("i850um", "float32"), kind_of_map("survey", "uint8"), kind_of_map("mask_850um", "uint8")
+    ('mean', 'code', 'bits')
+    """
+    if np.dtype(dtype).kind == "f":
+        return "mean"
+    return "code" if name.startswith("survey") else "bits"

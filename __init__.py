@@ -1,3 +1,116 @@
-"""skymill: train once, predict everywhere on the sky."""
+"""Train once, predict everywhere on the sky: distributed batch inference for full-sky HEALPix maps.
+
+Everything public is an attribute of this module and is loaded on first use, so that ``import skymill``
+costs milliseconds and loads no array library at all.  Verbs that write return a `Plan` and do nothing
+else until ``.run()``.
+
+Examples
+--------
+>>> import skymill as sm
+>>> sm.Tiling(16384).n_tiles
+768
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from .chunking import hook as _hook
+
+if TYPE_CHECKING:
+    from . import models as models
+    from .chunking import errors as errors
+    from .chunking.regions import Box as Box
+    from .chunking.regions import Cone as Cone
+    from .chunking.regions import Polygon as Polygon
+    from .chunking.store import open as open
+    from .chunking.tiling import Tiling as Tiling
+    from .engine.connect import connect as connect
+    from .engine.correlate import correlate as correlate
+    from .engine.degrade import degrade as degrade
+    from .engine.evaluate import evaluate as evaluate
+    from .engine.export import export as export
+    from .engine.ingest import ingest as ingest
+    from .engine.plan import Plan as Plan
+    from .engine.predict import predict as predict
+    from .engine.prepare import prepare as prepare
+    from .engine.ratio import ratio as ratio
+    from .engine.residual import residual as residual
+    from .engine.simulate import simulate as simulate
+    from .engine.train import train as train
+    from .engine.worker import Worker as Worker
 
 __version__ = "0.1.0"
+
+# Public name -> where it lives; a name without ":" is a module.
+_HOMES = {
+    "Box": "chunking.regions:Box",
+    "Cone": "chunking.regions:Cone",
+    "Plan": "engine.plan:Plan",
+    "Polygon": "chunking.regions:Polygon",
+    "Tiling": "chunking.tiling:Tiling",
+    "Worker": "engine.worker:Worker",
+    "connect": "engine.connect:connect",
+    "correlate": "engine.correlate:correlate",
+    "degrade": "engine.degrade:degrade",
+    "errors": "chunking.errors",
+    "evaluate": "engine.evaluate:evaluate",
+    "export": "engine.export:export",
+    "ingest": "engine.ingest:ingest",
+    "models": "models",
+    "open": "chunking.store:open",
+    "predict": "engine.predict:predict",
+    "prepare": "engine.prepare:prepare",
+    "ratio": "engine.ratio:ratio",
+    "residual": "engine.residual:residual",
+    "simulate": "engine.simulate:simulate",
+    "train": "engine.train:train",
+}
+
+# Written out, because type checkers and editors read this list without running the module.
+__all__ = [  # noqa: RUF022 - in the order of the work, which is also the order of the documentation
+    "Tiling",
+    "Worker",
+    "Plan",
+    "Cone",
+    "Box",
+    "Polygon",
+    "open",
+    "connect",
+    "simulate",
+    "ingest",
+    "prepare",
+    "train",
+    "predict",
+    "residual",
+    "ratio",
+    "evaluate",
+    "correlate",
+    "degrade",
+    "export",
+    "models",
+    "errors",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Return a public name, loading its module the first time."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    _hook.ensure()
+    module, _, attribute = home.partition(":")
+    loaded = importlib.import_module(f".{module}", __name__)
+    found = getattr(loaded, attribute) if attribute else loaded
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    """Return the public names, loaded or not."""
+    return sorted(set(globals()) | set(__all__))
+
+
+_hook.install()

@@ -1,4 +1,4 @@
-"""Exact pixel arithmetic behind the tiling and the regions: checks, conversions, halos, frames.
+"""Exact pixel arithmetic behind the tiling and the regions: checks, conversions, neighbours, halos.
 
 Everything works on arrays of any shape, at every nside to 2**29, in int64 and float64.  The pixel
 functions are ducc0's (HEALPix C++ with 64-bit numbers): they agree with healpy and are as fast.
@@ -15,130 +15,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .errors import InputError
-from .schema import check_frame
+from .sphere import Floats, wrap
 
 Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 # Coordinate conversions need temporaries of several times their input; blocks keep these in the cache.
 BLOCK: Final = 2**18
-
-# Direction cosines from ICRS, as astropy 7 has them (nearest rotation in float64): `Galactic`, which is
-# 20 mas away from the matrix of the Hipparcos catalogue (ESA SP-1200, vol. 1, eq. 1.5.11) because it goes
-# through FK5, and `BarycentricMeanEcliptic` of J2000 (obliquity 84381.406 arcsec and frame bias, Capitaine
-# et al. 2003).
-_FROM_ICRS: Final[dict[str, Floats]] = {
-    "icrs": np.eye(3),
-    "galactic": np.array(
-        [
-            [-0.05487565771259173, -0.873437051955616, -0.4838350736167158],
-            [0.49410943719272743, -0.44482972122329545, 0.7469821839866674],
-            [-0.8676661375596587, -0.19807633727300059, 0.45598381368730173],
-        ]
-    ),
-    "ecliptic": np.array(
-        [
-            [0.9999999999999942, -7.078368960971556e-08, 8.056213977613185e-08],
-            [3.289700407741965e-08, 0.917482129914958, 0.39777699944404815],
-            [-1.0207044725484358e-07, -0.3977769994440427, 0.9174821299149554],
-        ]
-    ),
-}
-
-
-def rotation(source: str, target: str) -> Floats:
-    """Return the matrix that turns direction vectors of one frame into those of another, (3, 3) float64.
-
-    Parameters
-    ----------
-    source, target : {"galactic", "icrs", "ecliptic"}
-        The frames.  Ecliptic is the mean ecliptic and equinox of J2000.
-
-    Raises
-    ------
-    FrameError
-        If a name is unknown.
-
-    Examples
-    --------
-    >>> pole = rotation("galactic", "icrs") @ [0.0, 0.0, 1.0]
-    >>> print(f"{np.degrees(np.arcsin(pole[2])):.3f}")
-    27.128
-    """
-    return _FROM_ICRS[check_frame(target)] @ _FROM_ICRS[check_frame(source)].T
-
-
-def lonlat_to_vector(lon: ArrayLike, lat: ArrayLike) -> Floats:
-    """Return unit vectors of directions, (..., 3) float64.
-
-    Parameters
-    ----------
-    lon, lat : array_like
-        (...) degrees; broadcast against each other.
-
-    Examples
-    --------
-    >>> lonlat_to_vector(90.0, 0.0).round(12).tolist()
-    [0.0, 1.0, 0.0]
-    """
-    phi, latitude = np.broadcast_arrays(np.radians(lon), np.radians(lat))
-    ring = np.cos(latitude)
-    return np.stack([ring * np.cos(phi), ring * np.sin(phi), np.sin(latitude)], axis=-1)
-
-
-def vector_to_lonlat(vectors: ArrayLike) -> tuple[Floats, Floats]:
-    """Return longitude in [0, 360) and latitude of vectors of any length, each (...) float64 degrees.
-
-    Parameters
-    ----------
-    vectors : array_like
-        (..., 3), not zero.
-
-    Examples
-    --------
-    >>> [float(angle) for angle in vector_to_lonlat([0.0, -2.0, 0.0])]
-    [270.0, 0.0]
-    """
-    v = np.asarray(vectors, dtype=np.float64)
-    lat = np.degrees(np.arctan2(v[..., 2], np.hypot(v[..., 0], v[..., 1])))
-    return wrap(np.degrees(np.arctan2(v[..., 1], v[..., 0]))), lat
-
-
-def wrap(lon: ArrayLike) -> Floats:
-    """Return longitudes brought into [0, 360), (...) float64 degrees.
-
-    Examples
-    --------
-    >>> wrap([-10.0, 360.0, -1e-20]).tolist()
-    [350.0, 0.0, 0.0]
-    """
-    turned = np.mod(np.asarray(lon, dtype=np.float64), 360.0)
-    # A tiny negative number is rounded up to 360 itself.
-    return np.where(turned >= 360.0, 0.0, turned)
-
-
-def rotate(lon: ArrayLike, lat: ArrayLike, source: str, target: str) -> tuple[Floats, Floats]:
-    """Return positions of one frame as longitude and latitude of another, each (...) float64 degrees.
-
-    Parameters
-    ----------
-    lon, lat : array_like
-        (...) degrees in `source`.
-    source, target : {"galactic", "icrs", "ecliptic"}
-        The frames.
-
-    Raises
-    ------
-    FrameError
-        If a name is unknown.
-
-    Examples
-    --------
-    >>> lon, lat = rotate(0.0, 0.0, "galactic", "icrs")  # the Galactic centre
-    >>> print(f"{lon:.3f} {lat:.3f}")
-    266.405 -28.936
-    """
-    return vector_to_lonlat(lonlat_to_vector(lon, lat) @ rotation(source, target).T)
 
 
 def check_integers(name: str, values: ArrayLike, limit: int, what: str) -> Ints:
@@ -214,17 +96,13 @@ def lonlat_pixels(nside: int, lon: ArrayLike, lat: ArrayLike) -> Ints:
     InputError
         If a coordinate is not finite or a latitude lies outside [-90, 90].
     """
-    longitude, latitude = np.broadcast_arrays(
-        np.asarray(lon, dtype=np.float64), np.asarray(lat, dtype=np.float64)
-    )
+    longitude, latitude = np.broadcast_arrays(np.asarray(lon, dtype=np.float64), np.asarray(lat, dtype=np.float64))
     for name, values in (("lon", longitude), ("lat", latitude)):
         if not np.isfinite(values).all():
             raise InputError(f"`{name}` holds NaN or infinite values; give finite degrees.")
     if latitude.size and np.abs(latitude).max() > 90.0:
         wrong = latitude.flat[int(np.abs(latitude).argmax())]
-        raise InputError(
-            f"`lat` holds {wrong}; latitudes go from -90 to 90 degrees. Are lon and lat exchanged?"
-        )
+        raise InputError(f"`lat` holds {wrong}; latitudes go from -90 to 90 degrees. Are lon and lat exchanged?")
     flat_lon, flat_lat = longitude.reshape(-1), latitude.reshape(-1)
     pixels = np.empty(flat_lon.size, dtype=np.int64)
     angles = np.empty((min(BLOCK, flat_lon.size), 2))

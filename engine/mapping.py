@@ -55,6 +55,12 @@ class TileTask:
     reads: tuple[str, ...]
     target: str
     writes: tuple[str, ...]
+    tile_npix: int
+
+    def read(self, tile: int) -> dict[str, NDArray[Any]]:
+        """Return the inputs of the kernel for one tile of the target; the source may be tiled otherwise."""
+        start, stop = tile * self.tile_npix, (tile + 1) * self.tile_npix
+        return {name: store.read_cells(self.source or self.target, name, start, stop) for name in self.reads}
 
     def __call__(self, tile: int) -> TileRecord:
         """Return the record of the tile, computed or found intact."""
@@ -62,7 +68,7 @@ class TileTask:
         if _intact(self.target, self.writes, tile):
             seconds = {"verify": time.perf_counter() - began}
             return self._record(tile, "verified", 0, seconds, _statistics(self.target, self.writes[0], tile))
-        inputs = {name: store.read_tile(self.source or self.target, name, tile) for name in self.reads}
+        inputs = self.read(tile)
         read = time.perf_counter()
         outputs = self.kernel(tile, inputs)
         del inputs
@@ -193,8 +199,8 @@ def map_plan(
         "inputs": {**{name: ledger.map_digest(where, name) for name in reads}, **dict(inputs or {})},
     }
     if tiles is None:
-        tiles = store.observed_tiles(where, reads) if reads else range(tiling.n_tiles)
-    maps = tuple(replace(made, provenance={**facts, **dict(made.provenance)}) for made in writes)
+        tiles = _observed(where, reads, tiling) if reads else range(tiling.n_tiles)
+    maps = tuple(replace(made, provenance={**dict(made.provenance), **facts}) for made in writes)
     done: frozenset[int] = frozenset()
     if store.exists(there):
         ledger.check(there, maps, facts, overwrite=overwrite)
@@ -209,7 +215,7 @@ def map_plan(
         **dict(memory or {}),
         "outputs": width * tiling.tile_npix,
     }
-    task = TileTask(kernel, where, tuple(reads), there, tuple(made.name for made in maps))
+    task = TileTask(kernel, where, tuple(reads), there, tuple(made.name for made in maps), tiling.tile_npix)
 
     def execute(run: Run) -> RunReport:
         if before is not None:
@@ -246,18 +252,27 @@ def map_plan(
 
 
 def _check_same_grid(source: str, target: str, tiling: Tiling) -> None:
-    read = store.tiling_of(source)
-    if (read.nside, read.tile_nside) != (tiling.nside, tiling.tile_nside):
+    nside = store.tiling_of(source).nside
+    if nside != tiling.nside:
         raise InputError(
-            f"{source} has nside {read.nside} and tile_nside {read.tile_nside}, {target} has {tiling.nside} and "
-            f"{tiling.tile_nside}; a tile of one must be a tile of the other. Create the output with the "
-            "tiling of the input."
+            f"{source} has nside {nside}, {target} has nside {tiling.nside}; maps of one run have one nside. Write to "
+            "a store of the nside of the input, or bring the input to that nside with skymill.degrade."
         )
     if source != target and store.exists(target) and store.frame_of(source) != store.frame_of(target):
         raise InputError(
             f"{source} is in frame {store.frame_of(source)}, {target} in {store.frame_of(target)}; write to a store in "
             "the frame of the input."
         )
+
+
+def _observed(source: str, names: Sequence[str], tiling: Tiling) -> list[int]:
+    """Return the tiles of the target that can hold something, from the tiles of the source that do."""
+    stored = store.observed_tiles(source, names)
+    read = store.tiling_of(source).tile_npix
+    if read >= tiling.tile_npix:
+        ratio = read // tiling.tile_npix
+        return [tile * ratio + part for tile in stored for part in range(ratio)]
+    return sorted({tile * read // tiling.tile_npix for tile in stored})
 
 
 def _finished(target: str, maps: Sequence[MapInfo], facts: Mapping[str, Any]) -> frozenset[int]:
@@ -336,8 +351,7 @@ def _lazy(task: TileTask, maps: Sequence[MapInfo], tiles: Sequence[int], tiling:
     from dask.delayed import delayed
 
     def compute(tile: int) -> dict[str, NDArray[Any]]:
-        inputs = {name: store.read_tile(task.source or task.target, name, tile) for name in task.reads}
-        return task.kernel(tile, inputs)
+        return task.kernel(tile, task.read(tile))
 
     def pick(outputs: dict[str, NDArray[Any]], made: MapInfo) -> NDArray[Any]:
         if made.name in outputs:

@@ -1,0 +1,27 @@
+"""What many tests share: a small sky, and where the real data lies."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from skies import make_sky
+
+
+@pytest.fixture
+def sky(tmp_path: Path) -> str:
+    """A sky store of nside 32 with four bands, one unobserved tile and some missing pixels."""
+    return make_sky(tmp_path / "sky.zarr")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real sky maps, which the repository does not hold."""
+    default = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("SKYMILL_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(
+            f"no real sky data: set SKYMILL_DATA to the folder that holds maps_nside64 ({folder.name} is absent)"
+        )
+    return folder

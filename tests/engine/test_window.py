@@ -1,0 +1,126 @@
+"""The sliding window: how many are out, what is retried, and when a run must stop."""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+from concurrent.futures import Future
+
+import pytest
+from skymill.chunking import errors
+from skymill.engine.window import TASKS_PER_THREAD, DaskExecutor, ThreadsExecutor, run_window
+
+
+class Counting:
+    """Runs tasks at once and notes how many were out together."""
+
+    def __init__(self, slots):
+        self._slots, self.out, self.most = slots, [], 0
+
+    def slots(self):
+        return self._slots
+
+    def submit(self, task, tile):
+        future = Future()
+        self.out.append((future, task, tile))
+        self.most = max(self.most, len(self.out))
+        threading.Timer(0.005, self._finish).start()
+        return future
+
+    def _finish(self):
+        future, task, tile = self.out.pop(0)
+        try:
+            future.set_result(task(tile))
+        except BaseException as error:
+            future.set_exception(error)
+
+    def check(self):
+        pass
+
+
+def test_no_more_are_out_than_there_are_slots():
+    executor, got = Counting(3), {}
+    assert run_window(lambda tile: tile**2, range(40), executor, got.__setitem__) == []
+    assert got == {tile: tile**2 for tile in range(40)}
+    assert executor.most == 3
+
+
+def test_a_failing_tile_is_tried_again_then_set_aside():
+    tries = []
+
+    def task(tile):
+        if tile == 4:
+            tries.append(tile)
+            raise ValueError("no")
+        return tile
+
+    got = {}
+    assert run_window(task, range(8), Counting(2), got.__setitem__, retries=3) == [(4, "ValueError: no")]
+    assert len(tries) == 4
+    assert sorted(got) == [0, 1, 2, 3, 5, 6, 7]
+
+
+def test_a_tile_that_recovers_is_not_set_aside():
+    tries = []
+
+    def task(tile):
+        tries.append(tile)
+        if len(tries) == 1:
+            raise ValueError("once")
+        return tile
+
+    assert run_window(task, [1], Counting(1), lambda *_: None) == []
+    assert tries == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("number", "error", "words"),
+    [
+        (errno.ENOSPC, errors.DiskFullError, "disk is full"),
+        (errno.EDQUOT, errors.DiskFullError, "disk is full"),
+        (errno.EROFS, errors.RunError, "cannot be written"),
+        (errno.EACCES, errors.RunError, "cannot be written"),
+    ],
+)
+def test_what_hits_every_tile_stops_the_run(number, error, words):
+    calls = []
+
+    def task(tile):
+        calls.append(tile)
+        raise OSError(number, "whatever the system says")
+
+    with pytest.raises(error, match=words):
+        run_window(task, range(100), ThreadsExecutor(1), lambda *_: None)
+    assert len(calls) < 5
+
+
+class Client:
+    """A Dask client as the executor sees it."""
+
+    def __init__(self, status="running", workers=None):
+        self.status, self.workers = status, workers or {}
+
+    def scheduler_info(self, n_workers):
+        return {"workers": self.workers}
+
+
+def test_a_cluster_without_workers_is_reported_not_awaited():
+    executor = DaskExecutor(Client(), patience=0.05)
+    time.sleep(0.1)
+    with pytest.raises(errors.RunError, match="has no workers"):
+        executor.check()
+
+
+def test_a_lost_scheduler_is_reported():
+    with pytest.raises(errors.RunError, match="connection to the Dask scheduler is lost"):
+        DaskExecutor(Client(status="closed")).check()
+
+
+def test_slots_follow_the_workers():
+    client = Client(workers={"a": {"nthreads": 2}})
+    executor = DaskExecutor(client)
+    assert executor.slots() == 2 * TASKS_PER_THREAD
+    client.workers["b"] = {"nthreads": 4}
+    time.sleep(1.1)
+    assert executor.slots() == 6 * TASKS_PER_THREAD

@@ -1,0 +1,212 @@
+"""One tile of a synthetic sky: from the base resolution down to its pixels, piece by piece.
+
+A piece that has grown too large for the cache is cut in four, each quarter with its halo, and each quarter is led to
+the last order before the next begins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import sky_refine
+from .sky_fields import BASE_ORDER
+from .sky_frame import HALO, Piece, framed_pixels, unravel
+from .sky_random import Singles
+from .sky_recipe import BANDS_OF, Recipe, Sums, compose
+
+LEAF: Final = 64  # parents along the side of the pieces of the last step
+
+
+@dataclass(frozen=True)
+class NoiseLevel:
+    """Standard deviation at a reference order: a floor, and a part relative to the brightness.
+
+    Parameters
+    ----------
+    order : int
+        HEALPix order for which the levels are given.
+    floor : float
+        MJy/sr.
+    relative : float
+        Part of the brightness, added in quadrature.
+    """
+
+    order: int
+    floor: float
+    relative: float
+
+    def at(self, order: int, brightness: Singles | None) -> Singles | np.float32:
+        """Return the standard deviation of pixels of an order, float32 or (...) float32.
+
+        Examples
+        --------
+        >>> float(NoiseLevel(8, 0.5, 0.0).at(9, None))
+        1.0
+        """
+        scale = 2.0 ** (order - self.order)
+        if brightness is None:
+            return np.float32(self.floor * scale)
+        sigma = np.multiply(brightness, np.float32(self.relative * scale))
+        np.square(sigma, out=sigma)
+        sigma += np.float32((self.floor * scale) ** 2)
+        return np.sqrt(sigma, out=sigma)
+
+
+@dataclass
+class State:
+    """What is known of a piece: its fields with their halo, its noises without, and where it lies in the tile."""
+
+    piece: Piece
+    fields: list[Singles]
+    noises: list[Singles]
+    start: int
+
+    def quarter(self, number: int, cells: int) -> State:
+        """Return one quarter, 0 to 3 in NESTED order; `cells` is what a quarter has in the tile."""
+        row, column = divmod(number, 2)
+        half = self.piece.side // 2
+        y, x = row * half, column * half
+        return State(
+            self.piece.quarter(row, column),
+            [values[y : y + half + 2 * HALO, x : x + half + 2 * HALO] for values in self.fields],
+            [values[y : y + half, x : x + half] for values in self.noises],
+            self.start + number * cells,
+        )
+
+
+class TileJob:
+    """The maps of a run of NESTED pixels finer than the base resolution.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        The maps.
+    seed : int
+        Of the sky.
+    order : int
+        HEALPix order of the maps, above BASE_ORDER.
+    first, count : int
+        The pixels; `count` is a power of four and divides `first`.
+    levels : dict of str to NoiseLevel
+        Of each noise.
+    codes : ndarray, optional
+        (cells,) uint8 of all cells of the base order; where it is 0, nothing is computed.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        seed: int,
+        order: int,
+        first: int,
+        count: int,
+        levels: dict[str, NoiseLevel],
+        codes: NDArray[np.uint8] | None,
+    ) -> None:
+        self.recipe, self.seed, self.order, self.first, self.count = recipe, seed, order, first, count
+        self.levels, self.codes = levels, codes
+        self.fields, self.growths, self.noises = recipe.fields, recipe.growths, recipe.noises
+        self.out = {name: np.empty(count, dtype=np.float32) for name in recipe.names}
+
+    def run(self, fields: dict[str, Singles], noises: dict[str, Singles]) -> dict[str, Singles]:
+        """Return the maps, each (cells,) float32.
+
+        Parameters
+        ----------
+        fields, noises : dict of str to ndarray
+            (cells,) float32 of the base order, NESTED, the whole sky.
+        """
+        deeper = 2 * (self.order - BASE_ORDER)
+        side = max(1, int((self.count >> deeper) ** 0.5 + 0.5))
+        piece = Piece.of(BASE_ORDER, self.first >> deeper, side)
+        pixels = framed_pixels(piece)
+        inner = pixels[HALO:-HALO, HALO:-HALO]
+        state = State(
+            piece, [fields[name][pixels] for name in self.fields], [noises[name][inner] for name in self.noises], 0
+        )
+        # Tiles below a base pixel: follow the one child that holds the tile.
+        while self.count < 4 ** (self.order - state.piece.order) * state.piece.side**2:
+            state = self._finer(state)
+            below = 2 * (self.order - state.piece.order)
+            state = state.quarter((self.first >> below) % 4, 0)
+        self._descend(state)
+        return self.out
+
+    def _descend(self, state: State) -> None:
+        piece = state.piece
+        cells = piece.side**2 * 4 ** (self.order - piece.order)
+        if not self._observed(piece, state.start, cells):
+            for values in self.out.values():
+                values[state.start : state.start + cells] = np.nan
+            return
+        if piece.order == self.order:
+            self._single(state)
+        elif piece.side > LEAF:
+            for number in range(4):
+                self._descend(state.quarter(number, cells // 4))
+        elif piece.order == self.order - 1:
+            self._last(state)
+        else:
+            self._descend(self._finer(state))
+
+    def _observed(self, piece: Piece, start: int, cells: int) -> bool:
+        if self.codes is None:
+            return True
+        deeper = 2 * (self.order - BASE_ORDER)
+        first = (self.first + start) >> deeper
+        return bool(self.codes[first : first + max(1, cells >> deeper)].any())
+
+    def _sigma(self, name: str, state: State, brightness: Sums) -> Singles | np.float32:
+        values = brightness.values.get(BANDS_OF[name]) if name in self.recipe.noise_needs_truth else None
+        return self.levels[name].at(state.piece.order, values)
+
+    def _brightness(self, state: State) -> Sums:
+        sums = Sums([BANDS_OF[name] for name in self.noises if name in self.recipe.noise_needs_truth])
+        if sums.names:
+            for name, values in zip(self.fields, state.fields, strict=True):
+                sums.add(name, values[HALO:-HALO, HALO:-HALO])
+        return sums
+
+    def _noise(self, state: State) -> list[Singles]:
+        brightness = self._brightness(state)
+        return [
+            sky_refine.noise_children(
+                values, state.piece, self._sigma(name, state, brightness), self.seed, f"noise/{name}"
+            )
+            for name, values in zip(self.noises, state.noises, strict=True)
+        ]
+
+    def _finer(self, state: State) -> State:
+        grown: list[Singles] = []
+        sky_refine.refine(
+            state.piece, state.fields, self.growths, 1, self.seed, lambda _, kids: grown.append(sky_refine.interleave(kids))
+        )
+        noises = [sky_refine.interleave(children) for children in self._noise(state)]
+        return State(state.piece.children(), grown, noises, state.start)
+
+    def _last(self, state: State) -> None:
+        sums = Sums(self.recipe.sums)
+        sky_refine.refine(
+            state.piece, state.fields, self.growths, 0, self.seed, lambda i, kids: sums.add(self.fields[i], kids)
+        )
+        noises = dict(zip(self.noises, self._noise(state), strict=True))
+        area = state.piece.side**2
+        place = unravel(state.piece.side)
+        for name in self.recipe.names:
+            children = compose(name, sums.values, noises).reshape(4, area)
+            there = self.out[name][state.start : state.start + 4 * area].reshape(area, 4)
+            for child in range(4):
+                there[:, child] = children[child].take(place)
+
+    def _single(self, state: State) -> None:
+        """Finish a tile of one pixel, which has been reached by following its parents."""
+        sums = Sums(self.recipe.sums)
+        for name, values in zip(self.fields, state.fields, strict=True):
+            sums.add(name, values[HALO:-HALO, HALO:-HALO])
+        noises = dict(zip(self.noises, state.noises, strict=True))
+        for name in self.recipe.names:
+            self.out[name][:] = compose(name, sums.values, noises).ravel()

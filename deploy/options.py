@@ -1,0 +1,252 @@
+"""Options of the verbs: how one value is written on the command line and in a TOML file, and what it becomes."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from ..chunking.errors import InputError
+
+
+@dataclass(frozen=True)
+class Option:
+    """One parameter of a verb.
+
+    Parameters
+    ----------
+    name : str
+        Its name in the Python API; the command line writes it with hyphens.
+    kind : str
+        What it takes, one of `KINDS`.
+    help : str
+        One line.
+    default : object
+        The default of the API, for the help; a value that is not given is left to the API.
+    required : bool
+        Whether it must be given.
+    positional : bool
+        Whether the command line takes it without a name.
+    choices : tuple of str
+        The only texts allowed, where there are few.
+    """
+
+    name: str
+    kind: str
+    help: str
+    default: object = None
+    required: bool = False
+    positional: bool = False
+    choices: tuple[str, ...] = ()
+
+    @property
+    def flag(self) -> str:
+        """Its spelling on the command line."""
+        return "--" + self.name.replace("_", "-")
+
+    def add_to(self, parser: argparse._ActionsContainer) -> None:
+        """Add it to a command-line parser; absent options leave no trace in the namespace."""
+        kind = KINDS[self.kind]
+        settings: dict[str, object] = {"help": self._help()}
+        if self.kind == "switch":
+            action = argparse.BooleanOptionalAction if self.default is True else "store_true"
+            parser.add_argument(self.flag, action=action, default=argparse.SUPPRESS, help=self._help())
+            return
+        if kind.several and (self.positional or not kind.repeated):
+            settings["nargs"] = "+"
+        elif kind.several:
+            # One word each time: an option that took all the words after it would swallow the store.
+            settings["action"] = "append"
+        if self.choices:
+            settings["choices"] = self.choices
+        if self.positional:
+            settings["metavar"] = self.name if kind.metavar == "TEXT" or not kind.several else kind.metavar
+            parser.add_argument(self.name, **settings)  # type: ignore[arg-type]
+            return
+        settings |= {"default": argparse.SUPPRESS, "required": self.required, "dest": self.name}
+        if not self.choices:
+            settings["metavar"] = kind.metavar
+        parser.add_argument(self.flag, **settings)  # type: ignore[arg-type]
+
+    def _help(self) -> str:
+        if self.required or self.positional or self.default in (None, False, (), ""):
+            return self.help.replace("%", "%%")
+        default = " ".join(map(str, self.default)) if isinstance(self.default, tuple) else self.default
+        return f"{self.help} (default: {default})".replace("%", "%%")
+
+    def from_words(self, words: object) -> object:
+        """Return the value of what the command line gave: a word, a list of words, or a switch."""
+        return KINDS[self.kind].from_words(self.name, words)
+
+    def from_toml(self, value: object) -> object:
+        """Return the value of what a TOML file gave.
+
+        Raises
+        ------
+        InputError
+            If it is of another type than the option takes.
+        """
+        value = KINDS[self.kind].from_toml(self.name, value)
+        if self.choices and value not in self.choices:
+            raise InputError(f"`{self.name}` = {value!r} came; one of {', '.join(self.choices)} expected.")
+        return value
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One way of writing values; see `KINDS`."""
+
+    metavar: str
+    several: bool
+    from_words: Callable[[str, object], object]
+    from_toml: Callable[[str, object], object]
+    repeated: bool = False
+
+
+def _wrong(name: str, came: object, expected: str) -> InputError:
+    return InputError(f"`{name}` = {came!r} came; {expected} expected.")
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise _wrong(name, value, "a text in quotes")
+    return value
+
+
+def _integer(name: str, value: object) -> int:
+    if isinstance(value, str):
+        try:
+            return int(value)
+        except ValueError:
+            raise _wrong(name, value, "a whole number") from None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise _wrong(name, value, "a whole number")
+    return value
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            raise _wrong(name, value, "a number") from None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _wrong(name, value, "a number")
+    return value
+
+
+def _switch(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise _wrong(name, value, "true or false")
+    return value
+
+
+def _amount(name: str, value: object) -> int | str:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise _wrong(name, value, 'bytes or an amount such as "4GB"')
+    return int(value) if isinstance(value, str) and value.isdigit() else value
+
+
+def _number_or_text(name: str, value: object) -> float | str:
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return _number(name, value)
+
+
+def _text_or_numbers(name: str, value: object) -> str | list[float]:
+    given = value if isinstance(value, list) else [value]
+    if len(given) == 1 and isinstance(given[0], str) and isinstance(_number_or_text(name, given[0]), str):
+        return given[0]
+    return [_number(name, each) for each in given]
+
+
+def _list_of[T](item: Callable[[str, object], T]) -> Callable[[str, object], list[T]]:
+    def read(name: str, value: object) -> list[T]:
+        values = value if isinstance(value, list) else [value]
+        if not values:
+            raise _wrong(name, value, "one value or more")
+        return [item(name, each) for each in values]
+
+    return read
+
+
+def _pairs_from_words(item: Callable[[str, object], object]) -> Callable[[str, object], dict[str, object]]:
+    def read(name: str, words: object) -> dict[str, object]:
+        found: dict[str, object] = {}
+        for word in words if isinstance(words, list) else [words]:
+            key, equals, value = str(word).partition("=")
+            if not equals or not key or not value:
+                raise InputError(f"`{name}`: {word!r} came; NAME=VALUE expected, for example i850um=...")
+            if key in found:
+                raise InputError(f"`{name}` names {key!r} twice; give it once.")
+            found[key] = item(name, value)
+        return found
+
+    return read
+
+
+def _pairs_from_toml(item: Callable[[str, object], object]) -> Callable[[str, object], dict[str, object]]:
+    def read(name: str, value: object) -> dict[str, object]:
+        if not isinstance(value, Mapping):
+            raise _wrong(name, value, 'a table such as { i850um = "..." }')
+        return {str(key): item(name, each) for key, each in value.items()}
+
+    return read
+
+
+def read_pairs(name: str, words: list[str]) -> dict[str, str]:
+    """Return the NAME=VALUE words of an option as a mapping.
+
+    Raises
+    ------
+    InputError
+        If a word is not of that form, or a name comes twice.
+
+    Examples
+    --------
+    >>> read_pairs("set", ["sky=sky.zarr"])
+    {'sky': 'sky.zarr'}
+    """
+    return {key: str(value) for key, value in _pairs_from_words(_text)(name, words).items()}
+
+
+def _each_from_words(item: Callable[[str, object], object]) -> Callable[[str, object], object]:
+    """One value for all maps, or NAME=VALUE for each."""
+
+    def read(name: str, words: object) -> object:
+        given = words if isinstance(words, list) else [words]
+        if len(given) == 1 and "=" not in str(given[0]):
+            return item(name, given[0])
+        return _pairs_from_words(item)(name, given)
+
+    return read
+
+
+def _each_from_toml(item: Callable[[str, object], object]) -> Callable[[str, object], object]:
+    def read(name: str, value: object) -> object:
+        return _pairs_from_toml(item)(name, value) if isinstance(value, Mapping) else item(name, value)
+
+    return read
+
+
+KINDS = {
+    "text": Kind("TEXT", False, _text, _text),
+    "path": Kind("PATH", False, _text, _text),
+    "integer": Kind("N", False, _integer, _integer),
+    "number": Kind("X", False, _number, _number),
+    "amount": Kind("AMOUNT", False, _amount, _amount),
+    "number or text": Kind("X|TEXT", False, _number_or_text, _number_or_text),
+    "text or numbers": Kind("TEXT|X", True, _text_or_numbers, _text_or_numbers),
+    "switch": Kind("", False, _switch, _switch),
+    "texts": Kind("TEXT", True, _list_of(_text), _list_of(_text)),
+    "paths": Kind("PATH", True, _list_of(_text), _list_of(_text)),
+    "integers": Kind("N", True, _list_of(_integer), _list_of(_integer)),
+    "numbers": Kind("X", True, _list_of(_number), _list_of(_number)),
+    "pairs": Kind("NAME=VALUE", True, _pairs_from_words(_text), _pairs_from_toml(_text), repeated=True),
+    "number pairs": Kind("NAME=X", True, _pairs_from_words(_number), _pairs_from_toml(_number), repeated=True),
+    "each text": Kind("TEXT", True, _each_from_words(_text), _each_from_toml(_text), repeated=True),
+    "each number": Kind("X", True, _each_from_words(_number), _each_from_toml(_number), repeated=True),
+}

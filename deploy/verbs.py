@@ -1,0 +1,161 @@
+"""The verbs, once: the command line and the steps of a TOML file are both made from this table.
+
+Defaults stand here only to be shown in the help; what is not given is left to the Python function, and a test
+holds the two together.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .options import Option
+
+if TYPE_CHECKING:
+    from ..engine.plan import Plan
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb of the public face.
+
+    Parameters
+    ----------
+    name : str
+        Its name, the same in Python, on the command line and in TOML; its home is `engine/<name>.py`.
+    summary : str
+        One line.
+    options : tuple of Option
+        Its parameters, positional ones in their order on the command line.
+    example : str
+        A command that works.
+    """
+
+    name: str
+    summary: str
+    options: tuple[Option, ...]
+    example: str
+
+    def load(self) -> Callable[..., Plan[Any]]:
+        """Return the function, loading what it needs."""
+        module = importlib.import_module(f"..engine.{self.name}", __package__)
+        function: Callable[..., Plan[Any]] = getattr(module, self.name)
+        return function
+
+
+def _store(help: str = "sky store") -> Option:
+    return Option("store", "path", help, required=True, positional=True)
+
+
+_OVERWRITE = Option("overwrite", "switch", "replace what another run made", default=False)
+_OUT = Option("out", "path", "store to write into; default is the store itself")
+
+VERBS = (
+    Verb(
+        "ingest",
+        "bring HEALPix FITS maps into a sky store",
+        (
+            Option("files", "pairs", "map=file.fits, or map=file.fits[COLUMN]", required=True, positional=True),
+            _store("sky store, made if it is not there"),
+            Option("frame", "each text", "galactic, icrs or ecliptic; for all maps, or map=FRAME, once for each"),
+            Option("unit", "each text", "for example MJy/sr or K_CMB; for all maps, or map=UNIT, once for each"),
+            Option("ordering", "each text", "ring or nested; for all maps, or map=ORDERING, once for each"),
+            Option("nside", "integer", "for files that do not tell"),
+            Option("quantity", "each text", "what is measured; default is told by the unit"),
+            Option("band", "each text", "for example 850um; for all maps, or map=BAND, once for each"),
+            Option("beam_fwhm_arcmin", "each number", "FWHM of the beam; for all maps, or map=X, once for each"),
+            Option(
+                "override",
+                "texts",
+                "believe these options where a header says something else: frame, unit, ordering",
+                default=(),
+            ),
+            Option("tile_nside", "integer", "tiles of a new store"),
+            Option("chunk_nside", "integer", "chunks of a new store"),
+            Option("scratch", "path", "folder for unpacked and sorted files"),
+            _OVERWRITE,
+        ),
+        "skymill ingest i850um=planck.fits[I_STOKES] sky.zarr --frame galactic --unit K_CMB",
+    ),
+    Verb(
+        "predict",
+        "apply trained models to every pixel of a sky store",
+        (
+            Option("models", "paths", "models made by `skymill train`", required=True, positional=True),
+            _store(),
+            _OUT,
+            Option("inputs", "pairs", "a map with another name than in training: i160=my_160um"),
+            Option("batch", "integer", "pixels that go through the network at once"),
+            Option("tile_nside", "integer", "tiles of a store made by --out"),
+            _OVERWRITE,
+        ),
+        "skymill predict model-850 model-1380 sky.zarr --workers 4 --threads 2",
+    ),
+    Verb(
+        "residual",
+        "compare a prediction with a target: relative error, residual, mask, reasons",
+        (
+            _store(),
+            Option("prediction", "text", "map that was predicted", required=True),
+            Option("target", "text", "map that was measured", required=True),
+            Option("mask_above", "number", "absolute relative error above which a pixel is masked", default=0.2),
+            _OUT,
+            _OVERWRITE,
+        ),
+        "skymill residual sky.zarr --prediction pred_850um --target i850um --mask-above 0.2",
+    ),
+    Verb(
+        "ratio",
+        "map the ratio of two bands and the spectral indices of the dust",
+        (
+            _store(),
+            Option("numerator", "text", "map of the shorter wavelength", default="pred_850um"),
+            Option("denominator", "text", "map of the longer wavelength", default="pred_1380um"),
+            Option("temperature", "number or text", "temperature of the dust in K, or a map of it"),
+            Option("wavelengths_um", "text or numbers", "nominal, exact, or two wavelengths in um", default="nominal"),
+            Option("prefix", "text", "put before the names of what is written", default=""),
+            _OUT,
+            _OVERWRITE,
+        ),
+        "skymill ratio sky.zarr --temperature 20",
+    ),
+    Verb(
+        "correlate",
+        "correlation coefficients of all pairs of maps",
+        (
+            _store(),
+            Option("maps", "texts", "two maps or more", required=True),
+            Option("divide_by", "text", "divide all by this map, to compare colours"),
+            Option("mask", "text", "map that is 0 where a pixel may be used"),
+            Option("max_pixels", "integer", "take at most so many"),
+            Option("out_dir", "path", "folder for JSON, figures and a page"),
+        ),
+        "skymill correlate sky.zarr --maps i160 i250 i350 i500 i850um --out-dir correlations",
+    ),
+    Verb(
+        "export",
+        "write maps into a HEALPix FITS file",
+        (
+            _store(),
+            Option("names", "texts", "maps, one column each", required=True),
+            Option("path", "path", "the file", required=True),
+            Option("ordering", "text", "of the pixels", default="nested", choices=("nested", "ring")),
+            Option("partial", "switch", "list the pixels that have a value", default=False),
+            Option("blank", "text", "what stands for no value", default="unseen", choices=("unseen", "nan")),
+            _OVERWRITE,
+        ),
+        "skymill export sky.zarr --names pred_850um --path pred.fits --ordering ring",
+    ),
+)
+
+BY_NAME = {verb.name: verb for verb in VERBS}
+
+# Options that say where a verb runs, the same for all of them.
+SESSION = (
+    Option("workers", "integer", "worker processes of this machine; default is to run in this process"),
+    Option("threads", "integer", "tasks at once in each worker; default is to share the cores"),
+    Option("memory", "amount", "memory of each worker, for example 4GB; default is to share the memory"),
+    Option("address", "text", "address of a Dask scheduler that runs elsewhere, for example tcp://login1:8786"),
+)

@@ -6,6 +6,7 @@ tables with explicit indexing.  Does not cover: sorting such rows into tiles (`f
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -270,6 +271,7 @@ def iterate_rows(maps: Sequence[FitsMap], *, values: bool = True) -> Iterator[Bl
 
 def _pixel_numbers(rows: NDArray[np.uint8], pixel: Column) -> NDArray[np.int64]:
     stored = elements(rows, pixel)
-    if pixel.zero == 2.0**63:  # unsigned 64-bit: flipping the sign bit adds 2**63; too large numbers turn negative
+    if math.isclose(pixel.zero, 2.0**63, rel_tol=1e-12):  # some writers round TZERO
+        # Unsigned 64-bit: flipping the sign bit adds 2**63; too large numbers turn negative.
         return stored.astype(np.int64) ^ np.int64(-(2**63))
     return stored.astype(np.int64) * int(pixel.scale) + int(pixel.zero)

@@ -63,15 +63,11 @@ def settle(
     """
     given = {"frame": frame, "ordering": ordering, "unit": unit}
     check_override(override, given)
-    where = f"{described.path!r}, HDU {described.hdu}"
     return Settled(
-        _settle_word("frame", "COORDSYS", described.frame, frame, "frame" in override, where, FRAME_WORDS, FrameError),
-        _settle_word(
-            "ordering", "ORDERING", described.ordering, ordering, "ordering" in override, where, ORDERING_WORDS,
-            OrderingError,
-        ),
-        _settle_unit(described, unit, "unit" in override, where),
-    )  # fmt: skip
+        _settle_word(_FRAME, described, described.frame, frame, "frame" in override),
+        _settle_word(_ORDERING, described, described.ordering, ordering, "ordering" in override),
+        _settle_unit(described, unit, "unit" in override),
+    )
 
 
 def check_override(override: Collection[str], given: Mapping[str, object]) -> None:
@@ -85,17 +81,27 @@ def check_override(override: Collection[str], given: Mapping[str, object]) -> No
             raise InputError(f'`override` names "{word}", but no `{word}` is given that could count instead.')
 
 
-def _settle_word(
-    option: str,
-    keyword: str,
-    stated: str | None,
-    given: str | None,
-    override: bool,
-    where: str,
-    words: Mapping[str, tuple[str, ...]],
-    error: type[InputError],
-) -> str:
-    """Return the meaning of a header keyword and an option that speak the same language."""
+class _Question(NamedTuple):
+    """An option, the keyword that answers it, and what is raised where there is no answer."""
+
+    option: str
+    keyword: str
+    words: Mapping[str, tuple[str, ...]]
+    error: type[InputError]
+
+
+_FRAME = _Question("frame", "COORDSYS", FRAME_WORDS, FrameError)
+_ORDERING = _Question("ordering", "ORDERING", ORDERING_WORDS, OrderingError)
+
+
+def _where(described: FitsMap) -> str:
+    return f"{described.path!r}, HDU {described.hdu}"
+
+
+def _settle_word(question: _Question, described: FitsMap, stated: str | None, given: str | None, override: bool) -> str:
+    """Return the meaning of what a header keyword and an option say."""
+    option, keyword, words, error = question
+    where = _where(described)
     wanted = None if given is None else _meaning(given, words)
     if given is not None and wanted is None:
         raise error(f"`{option}` {given!r} came; {nearest(given, words)}.")
@@ -109,6 +115,8 @@ def _settle_word(
     if override and wanted is not None:
         return wanted
     meant = _meaning(stated, words)
+    if meant == "icrs" and described.facts.get("EQUINOX") == 1950.0:
+        meant, stated = None, f"{stated}, equinox 1950"
     if meant is None:
         raise error(
             f"{where} says {keyword} = {stated!r}, which skymill does not know ({', '.join(words)} are known). If you "
@@ -130,8 +138,8 @@ def _meaning(text: str, words: Mapping[str, tuple[str, ...]]) -> str | None:
     return None
 
 
-def _settle_unit(described: FitsMap, given: str | None, override: bool, where: str) -> str:
-    column = described.column
+def _settle_unit(described: FitsMap, given: str | None, override: bool) -> str:
+    column, where = described.column, _where(described)
     wanted = None if given is None else parse_unit(given)
     if described.unit is None:
         if wanted is None:

@@ -1,0 +1,481 @@
+"""Preparation: the truth is recovered, every step leaves its traces, and a step that does nothing is caught."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import skymill
+from distributed import Client, LocalCluster
+from numpy.typing import NDArray
+from skymill.chunking import store as stores
+from skymill.chunking.errors import (
+    FormatError,
+    IdentityError,
+    InputError,
+    MissingMapError,
+    RunError,
+    StoreNotFoundError,
+    UnitError,
+)
+from skymill.chunking.schema import MapInfo
+from skymill.engine.ledger import map_digest
+from skymill.engine.prepare import (
+    Convert,
+    DropNegative,
+    Recipe,
+    Scale,
+    SubtractCO,
+    SubtractMap,
+    SubtractMonopole,
+    planck_recipe,
+    prepare,
+)
+from skymill.models.dust_sky import CO_COEFFICIENT as SYNTHETIC_CO
+from skymill.models.dust_sky import MAPS, DustSky
+
+NSIDE = 8
+NPIX = 12 * NSIDE**2
+RAYLEIGH_JEANS = 2e20 * 1.380649e-23 * (353e9 / 299792458.0) ** 2  # MJy/sr per K at 353 GHz
+CO_COEFFICIENT = 0.02  # of this test's sky, MJy/sr per K km/s
+
+
+def write(where: str, name: str, values: NDArray[Any], unit: str = "MJy/sr", **known: Any) -> None:
+    stores.create_maps(where, [MapInfo(name, "intensity", unit, **known)])
+    grid = stores.tiling_of(where)
+    for tile in range(grid.n_tiles):
+        stores.write_tile(where, name, tile, np.asarray(values, np.float32)[grid.tile_slice(tile)])
+
+
+def read(where: str, name: str) -> NDArray[Any]:
+    grid = stores.tiling_of(where)
+    return np.concatenate([stores.read_tile(where, name, tile) for tile in range(grid.n_tiles)])
+
+
+def steps_of(where: str, name: str) -> list[dict[str, Any]]:
+    return list(stores.info(where, name).provenance["steps"])
+
+
+@pytest.fixture(scope="module")
+def sky_made_once(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A sky of truth, CMB and CO, and of what Planck would see: one tile unobserved, some pixels without value."""
+    where = str(tmp_path_factory.mktemp("made") / "sky.zarr")
+    stores.create(where, NSIDE, frame="galactic")
+    rng = np.random.default_rng(5)
+    truth = rng.lognormal(0.0, 1.0, NPIX)
+    truth[::50] = -0.01
+    cmb, co = rng.normal(0, 1e-4, NPIX), rng.exponential(2.0, NPIX)
+    raw = truth + cmb * 287.450 + co * CO_COEFFICIENT + 0.13
+    raw[7] = np.nan
+    raw[64:128] = np.nan
+    truth[[7, *range(64, 128)]] = np.nan
+    write(where, "truth_850um", truth)
+    write(where, "raw_850um", raw, beam_fwhm_arcmin=5.0, band="850um")
+    write(where, "raw_kcmb", raw / 287.450, "K_CMB")
+    write(where, "cmb", cmb, "K_CMB")
+    write(where, "cmb_mjy", cmb * 287.450, "MJy/sr")
+    write(where, "co21", co, "K km/s")
+    write(where, "zero", np.zeros(NPIX), "K_CMB")
+    write(where, "nothing", np.full(NPIX, np.nan), "K_CMB")
+    write(where, "i160", np.where(np.arange(NPIX) % 11 == 0, -1.0, 2.0))
+    write(where, "per_beam", np.ones(NPIX), "Jy/beam", beam_fwhm_arcmin=0.55)
+    return where
+
+
+@pytest.fixture
+def sky(sky_made_once: str, tmp_path: Path) -> str:
+    """A copy of that sky to write into."""
+    return str(shutil.copytree(sky_made_once, tmp_path / "sky.zarr"))
+
+
+def recipe(*steps: Any, band: str | None = None, **names: str) -> Recipe:
+    return Recipe(names.get("input", "raw_850um"), names.get("output", "i850um"), steps, band=band)
+
+
+FULL = planck_recipe("850um", co_coefficient=CO_COEFFICIENT)
+
+
+def test_the_truth_is_recovered(sky: str) -> None:
+    prepare(sky, FULL).run()
+    truth, prepared = read(sky, "truth_850um"), read(sky, "i850um")
+    good = truth > 0
+    np.testing.assert_array_equal(np.isfinite(prepared), good)
+    np.testing.assert_allclose(prepared[good], truth[good], atol=1e-5)
+    info = stores.info(sky, "i850um")
+    assert (info.unit, info.band, info.beam_fwhm_arcmin) == ("MJy/sr", "850um", 5.0)
+
+
+@pytest.mark.parametrize("band", ["850um", "1380um"])
+def test_the_contaminants_of_the_synthetic_sky_are_removed(tmp_path: Path, band: str) -> None:
+    where = str(tmp_path / "sky.zarr")
+    stores.create(where, 64, frame="galactic")
+    grid, names = stores.tiling_of(where), [f"raw_{band}", f"i{band}", f"truth_{band}", "cmb", "co21"]
+    stores.create_maps(where, [MAPS[name] for name in names])
+    synthetic = DustSky(seed=3)
+    for tile in range(grid.n_tiles):
+        for name, values in synthetic.tile(grid, tile, names).items():
+            stores.write_tile(where, name, tile, values)
+    made = planck_recipe(band, output="prepared", co_coefficient=SYNTHETIC_CO[band])
+    prepare(where, made).run()
+    # i<band> is truth and noise alone, raw_<band> has the same noise, so that nothing but rounding is left.
+    prepared, expected = read(where, "prepared"), read(where, f"i{band}").astype(np.float64)
+    good = expected > 1e-5
+    scale = np.abs(read(where, f"raw_{band}")).max()
+    assert np.abs(prepared - expected)[good].max() < 2e-6 * scale
+    assert np.isnan(prepared[expected < -1e-5]).all()
+    assert [step["changed"] for step in steps_of(where, "prepared")[:3]] == [grid.npix] * 3
+    residual = (prepared - read(where, f"truth_{band}"))[good]
+    assert abs(np.median(residual)) < 0.002
+    assert abs(np.median(read(where, f"raw_{band}") - read(where, f"truth_{band}"))) > 0.02
+
+
+def test_a_map_in_k_cmb_is_prepared_to_the_same_values(sky: str) -> None:
+    prepare(sky, FULL).run()
+    steps = (
+        SubtractMap("cmb", label="CMB"),
+        Convert("MJy/sr"),
+        SubtractCO("co21", CO_COEFFICIENT, "MJy/sr"),
+        SubtractMonopole.cib("850um"),
+        DropNegative(),
+    )
+    prepare(sky, Recipe("raw_kcmb", "from_kcmb", steps, band="353GHz")).run()
+    np.testing.assert_allclose(read(sky, "from_kcmb"), read(sky, "i850um"), atol=1e-4)
+    np.testing.assert_array_equal(np.isnan(read(sky, "from_kcmb")), np.isnan(read(sky, "i850um")))
+
+
+def test_every_step_records_what_it_did(sky: str) -> None:
+    prepare(sky, FULL).run()
+    steps = steps_of(sky, "i850um")
+    assert [step["step"] for step in steps] == ["subtract_map", "subtract_co", "subtract_monopole", "drop_negative"]
+    raw = read(sky, "raw_850um").astype(np.float64)
+    raw = raw[np.isfinite(raw)]
+    first = steps[0]["before"]
+    assert first["count"] == raw.size == NPIX - 65
+    assert first["mean"] == pytest.approx(raw.mean(), rel=1e-12)
+    assert first["std"] == pytest.approx(raw.std(), rel=1e-12)
+    assert (first["min"], first["max"]) == (raw.min(), raw.max())
+    for earlier, later in itertools.pairwise(steps):
+        assert earlier["after"] == later["before"]
+    monopole = steps[2]
+    assert monopole["before"]["mean"] - monopole["after"]["mean"] == pytest.approx(0.13, rel=1e-9)
+    assert monopole["changed"] == raw.size
+    assert "Paradis" in monopole["label"]
+    assert steps[0]["conversion"]["factor"] == 287.450
+    assert "Planck 2013 results IX" in steps[0]["conversion"]["source"]
+    assert steps[3]["lost"] == (read(sky, "truth_850um") < 0).sum()
+    final = read(sky, "i850um").astype(np.float64)
+    assert steps[3]["after"]["mean"] == pytest.approx(np.nanmean(final), rel=1e-6)
+    assert steps[3]["after"]["count"] == np.isfinite(final).sum()
+    json.dumps(steps, allow_nan=False)
+    provenance = stores.info(sky, "i850um").provenance
+    assert provenance["verb"] == "prepare"
+    assert set(provenance["inputs"]) == {"raw_850um", "cmb", "co21"}
+
+
+def test_same_bytes_for_any_threads_and_workers(sky: str, tmp_path: Path) -> None:
+    prepare(sky, FULL, out=tmp_path / "one.zarr", threads=1).run()
+    prepare(sky, FULL, out=tmp_path / "three.zarr", threads=3).run()
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        prepare(sky, FULL, out=tmp_path / "dask.zarr").run(client)
+    one = stores.info(tmp_path / "one.zarr", "i850um")
+    for other in ("three.zarr", "dask.zarr"):
+        assert stores.info(tmp_path / other, "i850um").attributes() == one.attributes()
+        np.testing.assert_array_equal(read(str(tmp_path / other), "i850um"), read(str(tmp_path / "one.zarr"), "i850um"))
+
+
+def test_a_finished_run_is_not_done_again(sky: str) -> None:
+    plan = prepare(sky, FULL)
+    assert "raw_850um -> i850um [MJy/sr]: subtract_map, subtract_co" in str(plan)
+    assert len(plan.todo) == 11
+    assert "i850um" not in stores.infos(sky)
+    plan.run()
+    before = stores.info(sky, "i850um").attributes()
+    again = prepare(sky, FULL)
+    assert (len(again.todo), again.done) == (0, 11)
+    report = again.run()
+    assert report.counts["verified"] == 11
+    assert stores.info(sky, "i850um").attributes() == before
+
+
+def test_an_interrupted_run_continues_to_the_same_statistics(sky: str, tmp_path: Path) -> None:
+    prepare(sky, FULL, out=tmp_path / "undisturbed.zarr").run()
+    shard = Path(sky) / "co21" / "c" / "4"
+    intact = shard.read_bytes()
+    shard.write_bytes(intact[: len(intact) // 2])
+    with pytest.raises(RunError, match="tile 4"):
+        prepare(sky, FULL, out=tmp_path / "out.zarr").run()
+    assert "steps" not in stores.info(tmp_path / "out.zarr", "i850um").provenance
+    shard.write_bytes(intact)
+    plan = prepare(sky, FULL, out=tmp_path / "out.zarr")
+    assert (len(plan.todo), plan.done) == (1, 10)
+    plan.run()
+    expected = stores.info(tmp_path / "undisturbed.zarr", "i850um").attributes()
+    assert stores.info(tmp_path / "out.zarr", "i850um").attributes() == expected
+
+
+def test_lazy_gives_the_same_values(sky: str) -> None:
+    lazy = prepare(sky, FULL).lazy()["i850um"]
+    assert "i850um" not in stores.infos(sky)
+    values = lazy.values
+    prepare(sky, FULL).run()
+    np.testing.assert_array_equal(values, read(sky, "i850um"))
+
+
+def test_another_recipe_does_not_replace_a_map_unless_told(sky: str) -> None:
+    prepare(sky, recipe(SubtractMonopole(0.13, "MJy/sr"))).run()
+    other = recipe(SubtractMonopole(0.5, "MJy/sr"))
+    with pytest.raises(IdentityError, match="i850um"):
+        prepare(sky, other)
+    prepare(sky, other, overwrite=True).run()
+    np.testing.assert_allclose(read(sky, "i850um"), read(sky, "raw_850um") - 0.5, rtol=1e-5)
+
+
+def test_two_recipes_in_one_pass(sky: str) -> None:
+    both = [FULL, recipe(Scale(2.0), input="i160", output="double")]
+    prepare(sky, both).run()
+    np.testing.assert_array_equal(read(sky, "double"), 2 * read(sky, "i160"))
+    np.testing.assert_allclose(steps_of(sky, "double")[0]["after"]["count"], NPIX)
+    assert steps_of(sky, "i850um")[0]["before"]["count"] == NPIX - 65
+
+
+def test_infinite_values_have_no_value(sky: str) -> None:
+    values = np.ones(NPIX)
+    values[:3] = [np.inf, -np.inf, np.nan]
+    write(sky, "odd", values)
+    prepare(sky, recipe(Scale(3.0), input="odd")).run()
+    assert np.isnan(read(sky, "i850um")[:3]).all()
+    assert steps_of(sky, "i850um")[0]["before"]["count"] == NPIX - 3
+
+
+# What each option does to the result --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        (SubtractMap("cmb", band="850um"), lambda m: m["raw"] - 287.450 * m["cmb"]),
+        (SubtractMap("cmb", band="850um", bandpass="monochromatic"), lambda m: m["raw"] - 296.651 * m["cmb"]),
+        (SubtractMap("cmb", band="1380um"), lambda m: m["raw"] - 483.690 * m["cmb"]),
+        (SubtractMap("cmb_mjy"), lambda m: m["raw"] - m["cmb_mjy"]),
+        (SubtractMap("cmb_mjy", coefficient=-2.0), lambda m: m["raw"] + 2 * m["cmb_mjy"]),
+        (SubtractCO("co21", 0.05, "MJy/sr"), lambda m: m["raw"] - 0.05 * m["co"]),
+        (SubtractCO("co21", 50.0, "kJy/sr"), lambda m: m["raw"] - 0.05 * m["co"]),
+        (SubtractCO("co21", 45.0, "uK_CMB", band="1380um"), lambda m: m["raw"] - 45e-6 * 483.690 * m["co"]),
+        (SubtractMonopole(130.0, "kJy/sr"), lambda m: m["raw"] - 0.13),
+        (SubtractMonopole(1e-3, "K_CMB", band="850um"), lambda m: m["raw"] - 0.28745),
+        (
+            SubtractMonopole(1e-3, "K_RJ", band="850um"),
+            lambda m: m["raw"] - 2e-3 * 1.380649e-23 * (353e9 / 299792458.0) ** 2 * 1e20,
+        ),
+        (Scale(0.86), lambda m: 0.86 * m["raw"]),
+        (Convert("kJy/sr"), lambda m: 1e3 * m["raw"]),
+        (Convert("K_CMB", band="850um"), lambda m: m["raw"] / 287.450),
+        (Convert("Jy/beam", beam_fwhm_arcmin=33 / 60), lambda m: m["raw"] / 34.47926),
+        (DropNegative(), lambda m: np.where(m["raw"] <= 0, np.nan, m["raw"])),
+        (DropNegative(("i160",)), lambda m: np.where((m["raw"] <= 0) | (m["i160"] <= 0), np.nan, m["raw"])),
+    ],
+    ids=lambda value: getattr(value, "kind", ""),
+)
+def test_steps(sky: str, step: Any, expected: Any) -> None:
+    raw = read(sky, "raw_850um") - 0.2  # so that some pixels are negative
+    write(sky, "input", raw)
+    prepare(sky, recipe(step, input="input")).run()
+    maps = {"raw": raw.astype(np.float64), "co": read(sky, "co21"), "i160": read(sky, "i160")}
+    maps |= {"cmb": read(sky, "cmb"), "cmb_mjy": read(sky, "cmb_mjy")}
+    np.testing.assert_allclose(read(sky, "i850um"), expected(maps), rtol=2e-5, atol=1e-6)
+
+
+def test_zero_is_dropped_or_kept(sky: str) -> None:
+    values = np.arange(-1.0, NPIX - 1)
+    write(sky, "input", values)
+    prepare(sky, recipe(DropNegative(), input="input", output="a")).run()
+    prepare(sky, recipe(DropNegative(zero=False), input="input", output="b")).run()
+    assert np.isnan(read(sky, "a")[:2]).all()
+    assert read(sky, "b")[1] == 0.0
+    assert np.isnan(read(sky, "b")[0])
+
+
+def test_units_and_meaning_of_the_result(sky: str) -> None:
+    column = Recipe("co21", "h2", (Scale(2e20, unit="cm-2", label="X_CO"),), long_name="molecular hydrogen")
+    prepare(sky, column).run()
+    info = stores.info(sky, "h2")
+    assert (info.unit, info.quantity, info.long_name) == ("cm^-2", "column density", "molecular hydrogen")
+    assert steps_of(sky, "h2")[0]["label"] == "X_CO"
+    # A later step sees the unit that an earlier one made.
+    chain = recipe(Convert("K_CMB"), SubtractMap("cmb"), Convert("uK_CMB"), band="850um", output="t")
+    prepare(sky, chain).run()
+    assert stores.info(sky, "t").unit == "uK_CMB"
+    expected = (read(sky, "raw_850um") / 287.450 - read(sky, "cmb")) * 1e6
+    np.testing.assert_allclose(read(sky, "t"), expected, rtol=1e-4, atol=1e-2)
+
+
+# A step that did nothing --------------------------------------------------------------------------------------
+
+
+def partly(where: str) -> str:
+    """Write a template that has a value on one pixel only."""
+    values = np.full(NPIX, np.nan)
+    values[700] = 1e-4
+    write(where, "partly", values, "K_CMB")
+    return "partly"
+
+
+@pytest.mark.parametrize(
+    ("step", "told"),
+    [
+        (SubtractMap("zero", band="850um", label="CMB"), r"step 1 \(subtract_map CMB\): changed nothing .* is 0"),
+        (SubtractMap("nothing", band="850um"), "lost their value; nothing has none"),
+        (DropNegative(("co21",), zero=False), "changed nothing: no pixel was dropped"),
+        (Scale(-1.0), None),
+    ],
+    ids=["zero template", "template without values", "nothing dropped", "control"],
+)
+def test_a_step_that_changed_nothing_is_an_error(sky: str, step: Any, told: str | None) -> None:
+    write(sky, "positive", np.ones(NPIX))
+    chain = recipe(step, Scale(2.0), input="positive")
+    if told is None:
+        prepare(sky, chain).run()
+        return
+    with pytest.raises(RunError, match=told) as caught:
+        prepare(sky, chain).run()
+    assert "i850um" in str(caught.value)
+    assert "removed" in str(caught.value)
+    # Nothing is left that could be taken for a prepared map, and the same run fails again.
+    assert "i850um" not in stores.infos(sky)
+    with pytest.raises(InputError):
+        map_digest(sky, "i850um")
+    with pytest.raises(RunError, match=told):
+        prepare(sky, chain).run()
+
+
+def test_the_good_recipe_of_a_failed_run_is_kept(sky: str) -> None:
+    good = recipe(Scale(2.0), output="good")
+    bad = recipe(SubtractMap("zero", band="850um"), output="bad")
+    with pytest.raises(RunError, match="'bad', step 1"):
+        prepare(sky, [bad, good]).run()
+    assert "bad" not in stores.infos(sky)
+    assert "steps" in stores.info(sky, "good").provenance
+
+
+def test_a_map_without_values_is_an_error(sky: str) -> None:
+    write(sky, "empty", np.full(NPIX, np.nan))
+    with pytest.raises(RunError, match="no value anywhere"):
+        prepare(sky, recipe(SubtractMonopole(0.1, "MJy/sr"), input="empty")).run()
+
+
+def test_all_pixels_dropped_is_an_error(sky: str) -> None:
+    write(sky, "negative", np.full(NPIX, -1.0))
+    with pytest.raises(RunError, match=f"all {NPIX} pixels were dropped"):
+        prepare(sky, recipe(DropNegative(), input="negative")).run()
+
+
+def test_a_monopole_must_change_every_pixel(sky: str) -> None:
+    values = np.ones(NPIX)
+    values[5] = 1e25  # beside it the monopole is lost in rounding
+    write(sky, "huge", values)
+    with pytest.raises(RunError, match=rf"changed only {NPIX - 1} of {NPIX} pixels"):
+        prepare(sky, recipe(SubtractMonopole(0.13, "MJy/sr"), input="huge")).run()
+
+
+def test_nothing_to_drop_can_be_in_order(sky: str) -> None:
+    prepare(sky, recipe(DropNegative(may_be_idle=True), input="co21")).run()
+    np.testing.assert_array_equal(read(sky, "i850um"), read(sky, "co21"))
+
+
+def test_pixels_without_template_are_counted_as_lost(sky: str) -> None:
+    prepare(sky, recipe(SubtractMap(partly(sky), band="850um"))).run()
+    step = steps_of(sky, "i850um")[0]
+    assert (step["changed"], step["lost"]) == (1, NPIX - 66)
+    assert np.isfinite(read(sky, "i850um")).sum() == 1
+
+
+def test_values_beyond_float32_are_refused(sky: str) -> None:
+    with pytest.raises((InputError, RunError), match="more than float32 holds"):
+        prepare(sky, recipe(Scale(1e39))).run()
+
+
+# Bad input ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "told"),
+    [
+        (recipe(SubtractMap("cnb", band="850um")), MissingMapError, "did you mean 'cmb'"),
+        (recipe(Scale(2.0), input="raw_850"), MissingMapError, "did you mean 'raw_850um'"),
+        (recipe(DropNegative(("i161",))), MissingMapError, "did you mean 'i160'"),
+        (recipe(SubtractCO("co", 1.0, "MJy/sr")), MissingMapError, "co21"),
+        (recipe(SubtractMap("cmb")), UnitError, r"step 1 \(subtract_map\): template 'cmb' is in K_CMB, the map"),
+        (recipe(SubtractMap("co21", band="850um")), UnitError, "template 'co21' is in K km/s"),
+        (recipe(SubtractMap("per_beam")), UnitError, "beam"),
+        (recipe(SubtractCO("cmb", 1.0, "MJy/sr")), UnitError, "a line is in K km/s"),
+        (recipe(SubtractCO("co21", 45.0, "uK_CMB")), UnitError, "the coefficient of 'co21'"),
+        (recipe(SubtractCO("co21", 45.0, "mag")), UnitError, "magnitude"),
+        (recipe(SubtractMonopole(0.13, "K_CMB")), UnitError, "give `band`"),
+        (recipe(SubtractMonopole(0.13, "furlong")), UnitError, "is not known"),
+        (recipe(Convert("K_CMB")), UnitError, r"step 1 \(convert\): .*give `band`"),
+        (recipe(Convert("MJy/sr")), UnitError, "would change nothing"),
+        (recipe(Convert("MJy sr-1")), UnitError, "would change nothing"),
+        (recipe(Convert("Jy/beam")), UnitError, "give `beam_fwhm_arcmin`"),
+        (recipe(Convert("MJy/sr"), input="per_beam"), UnitError, "give `beam_fwhm_arcmin`"),
+        (recipe(Convert("cm^-2")), UnitError, "different things"),
+        (recipe(Convert("K_CMB", band="250um")), UnitError, "monochromatic"),
+        (recipe(Scale(1.0)), InputError, "would change nothing"),
+        (recipe(Scale(0.0)), InputError, "other than 0"),
+        (recipe(Scale(math.nan)), InputError, "finite number"),
+        (recipe(Scale(True)), InputError, "finite number"),
+        (recipe(SubtractMonopole(0.0, "MJy/sr")), InputError, "other than 0"),
+        (recipe(SubtractMap("cmb_mjy", coefficient=0.0)), InputError, "other than 0"),
+        (recipe(SubtractMap("cmb_mjy", coefficient=math.inf)), InputError, "finite number"),
+        (recipe(SubtractMap("cmb", band="851um")), InputError, "did you mean '850um'"),
+        ([recipe(Scale(2.0)), recipe(Scale(3.0))], InputError, "two recipes write 'i850um'"),
+        ([recipe(Scale(2.0)), recipe(SubtractMap("i850um"), output="x")], InputError, "which this call writes"),
+        ([recipe(Scale(2.0)), recipe(Scale(2.0), input="i850um", output="x")], InputError, "which this call writes"),
+        (recipe(Scale(2.0), output="mask_x"), InputError, "mask_x"),
+        (recipe(Scale(2.0), output="a b"), InputError, "as the name of a map"),
+        (recipe(Scale(2.0), output="cells"), InputError, "reserved"),
+        ([], InputError, "list of them is expected"),
+        (None, InputError, "list of them is expected"),
+        (3, InputError, "list of them is expected"),
+        ("nothing.toml", InputError, "cannot read the recipe"),
+    ],
+)
+def test_bad_recipes_are_refused_before_anything_is_written(
+    sky: str, given: Any, error: type[Exception], told: str
+) -> None:
+    held = set(stores.infos(sky))
+    with pytest.raises(error, match=told):
+        prepare(sky, given).run()
+    assert set(stores.infos(sky)) == held
+
+
+def test_stores_that_do_not_fit(sky: str, tmp_path: Path) -> None:
+    with pytest.raises(StoreNotFoundError):
+        prepare(tmp_path / "none.zarr", FULL)
+    stores.create(tmp_path / "other.zarr", 32, frame="galactic")
+    with pytest.raises(InputError, match="nside"):
+        prepare(sky, FULL, out=tmp_path / "other.zarr")
+    stores.create(tmp_path / "icrs.zarr", NSIDE, frame="icrs")
+    with pytest.raises(InputError, match="frame"):
+        prepare(sky, FULL, out=tmp_path / "icrs.zarr")
+
+
+def test_an_unfinished_template_is_refused(sky: str) -> None:
+    prepare(sky, recipe(Scale(2.0), output="half")).run()
+    from skymill.engine import ledger
+
+    ledger.tick(sky, "half", 3, ledger.NOT_DONE)
+    with pytest.raises(FormatError, match="unfinished"):
+        prepare(sky, recipe(SubtractMap("half")))
+
+
+def test_the_public_name(sky: str) -> None:
+    assert skymill.prepare is prepare

@@ -19,7 +19,7 @@ from ..chunking.fits_map import FitsMap, describe
 from ..chunking.fits_settle import Settled, check_override, settle
 from ..chunking.fits_spool import SORTING_BYTES
 from ..chunking.fits_values import merged
-from ..chunking.schema import MapInfo, kind_of
+from ..chunking.schema import MapInfo, kind_of, validate
 from ..chunking.tiling import Tiling
 from . import ledger
 from .ingest_kernel import IngestKernel, fill_scratch, group_sources, kernel_memory, observed
@@ -155,6 +155,8 @@ def ingest(
         )
         for name in names
     ]
+    for made in writes:
+        validate(made)
     unpacking = any(source.scratch is not None for source in sources)
     endless: dict[str, int] = {}
 

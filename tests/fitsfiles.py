@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,9 @@ def write_table(path: Path, columns: dict[str, tuple[str, Any]], name: str = "MA
         if value is not None:
             table.header[keyword] = value
     content = fits.HDUList([fits.PrimaryHDU(), table])
-    if path.name.endswith(".gz"):
-        plain = path.with_name(path.name[:-3])
-        content.writeto(plain, overwrite=True)
-        path.write_bytes(gzip.compress(plain.read_bytes()))
-        plain.unlink()
-    else:
-        content.writeto(path, overwrite=True)
+    plain = io.BytesIO()
+    content.writeto(plain)
+    path.write_bytes(gzip.compress(plain.getvalue()) if path.suffix == ".gz" else plain.getvalue())
     return str(path)
 
 

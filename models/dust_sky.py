@@ -32,7 +32,19 @@ from .sky_random import Singles
 from .sky_recipe import BANDS_OF, CIB_MONOPOLE, CO_COEFFICIENT, HERSCHEL, PLANCK, Recipe, Sums, compose
 from .sky_surveys import SURVEYS, Survey, coarse_codes
 
-__all__ = ["CIB_MONOPOLE", "CO_COEFFICIENT", "FOOTPRINTS", "MAPS", "SURVEYS", "DustSky", "Survey"]
+__all__ = [
+    "CIB_MONOPOLE",
+    "CO_COEFFICIENT",
+    "DEFAULT_MAPS",
+    "FOOTPRINTS",
+    "GENERATOR_VERSION",
+    "MAPS",
+    "SURVEYS",
+    "DustSky",
+    "Survey",
+]
+
+GENERATOR_VERSION: Final = 1  # grows whenever a seed means another sky than before
 
 FOOTPRINTS: Final = ("full", "surveys")
 _lock = threading.RLock()
@@ -65,6 +77,7 @@ def _infos() -> dict[str, MapInfo]:
 
 
 MAPS: Final = _infos()
+DEFAULT_MAPS: Final = tuple(name for name in MAPS if name not in ("truth_column", "truth_temperature", "truth_beta"))
 
 
 @dataclass(frozen=True)
@@ -144,7 +157,9 @@ class DustSky:
         codes = self._codes(tiling, 0, tiling.npix).reshape(tiling.n_tiles, -1)
         return tuple(int(tile) for tile in np.flatnonzero(codes.any(axis=1)))
 
-    def tile(self, tiling: Tiling, tile: int, names: Iterable[str]) -> dict[str, NDArray[np.float32] | NDArray[np.uint8]]:
+    def tile(
+        self, tiling: Tiling, tile: int, names: Iterable[str]
+    ) -> dict[str, NDArray[np.float32] | NDArray[np.uint8]]:
         """Return maps of one tile, each (cells,) float32 (`survey` uint8), NaN where nothing was observed.
 
         The values do not depend on the size of the tile, nor on the maps asked for together.
@@ -184,7 +199,7 @@ class DustSky:
         recipe = Recipe(names, tuple(name for name in BANDS_OF if self._noise_level(name).relative))
         noises = {name: self._base_noise(name) for name in recipe.noises}
         if order > BASE_ORDER:
-            codes = base.codes if self.footprint == "surveys" else None
+            codes = self._cells() if self.footprint == "surveys" else None
             levels = {name: self._noise_level(name) for name in recipe.noises}
             return TileJob(recipe, self.seed, order, start, stop - start, levels, codes).run(base.fields, noises)
         sums = Sums(recipe.sums)
@@ -204,9 +219,13 @@ class DustSky:
         with _lock:
             return _noise_map(self.seed, self.frame, name, self._noise_level(name))
 
+    def _cells(self) -> NDArray[np.uint8]:
+        with _lock:
+            return sky_fields.survey_codes(self.frame)
+
     def _codes(self, tiling: Tiling, start: int, stop: int) -> NDArray[np.uint8]:
         """Return codes of the pixels, or of the cells that hold them where those are larger."""
-        codes = self.base().codes
+        codes = self._cells()
         if tiling.order < BASE_ORDER:
             return coarse_codes(codes, tiling.order)[start:stop]
         deeper = 2 * (tiling.order - BASE_ORDER)

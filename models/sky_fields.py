@@ -19,7 +19,7 @@ from . import sky_random, sky_refine, sky_sed, sky_surveys
 from .sky_frame import Piece
 from .sky_random import Singles
 from .sky_refine import SPECTRAL_INDEX, Growth
-from .sky_surveys import Doubles
+from .sky_surveys import Directions, Doubles
 
 BASE_ORDER: Final = 8
 BASE_NSIDE: Final = 2**BASE_ORDER
@@ -54,12 +54,28 @@ class BaseSky:
     ----------
     fields : dict of str to ndarray
         (cells,) float32: dust classes in 1e20 H/cm^2, free-free in MJy/sr at 1.38 mm, CO in K km/s, CMB in K_CMB.
-    codes : ndarray
-        (cells,) uint8 codes of the surveys.
     """
 
     fields: dict[str, Singles]
-    codes: NDArray[np.uint8]
+
+
+@lru_cache(maxsize=3)
+def survey_codes(frame: str) -> NDArray[np.uint8]:
+    """Return the code of the survey that a pixel of the base resolution belongs to, (cells,) uint8, NESTED.
+
+    Examples
+    --------
+    >>> survey_codes("galactic").shape
+    (786432,)
+    """
+    codes = sky_surveys.cell_codes(_directions(frame))
+    codes.flags.writeable = False
+    return codes
+
+
+def _directions(frame: str) -> Directions:
+    vectors = pixel_vectors(BASE_NSIDE, np.arange(12 * 4**BASE_ORDER, dtype=np.int64))
+    return Directions(vectors if frame == "galactic" else vectors @ rotation(frame, "galactic").T)
 
 
 @lru_cache(maxsize=2)
@@ -78,18 +94,17 @@ def base_sky(seed: int, frame: str) -> BaseSky:
     >>> sorted(base_sky(1, "galactic").fields)[:3]
     ['cmb', 'co', 'dust0']
     """
-    to_galactic = rotation(frame, "galactic")
-    vectors = pixel_vectors(BASE_NSIDE, np.arange(12 * 4**BASE_ORDER, dtype=np.int64)) @ to_galactic.T
+    sky = _directions(frame)
     clouds = _cloud_spectrum()
     draw = {
         name: _gaussian(seed, name, clouds, frame)
         for name in ("density", "filament", "temperature", "index", "scatter")
     }
-    log_column, temperature, index = _dust(vectors, draw)
+    log_column, temperature, index = _dust(sky, draw)
     column = np.exp(log_column)
     fields = dict(zip(DUST, column * sky_sed.class_weights(temperature, index), strict=True))
     for galaxy in sky_surveys.GALAXIES:
-        near, radius = galaxy.shape.near(vectors, 4.0)
+        near, radius = galaxy.shape.near(sky, 4.0)
         here = galaxy.column * np.exp(-1.8 * radius + 0.6 * draw["density"][near])
         middle, outer = galaxy.temperatures
         warmth = middle + (outer - middle) * np.minimum(radius, 1.0) + 0.5 * draw["temperature"][near]
@@ -97,14 +112,15 @@ def base_sky(seed: int, frame: str) -> BaseSky:
         for name, share in zip(DUST, shares, strict=True):
             fields[name][near] += here * share
     bright = column**2 / (column**2 + 150.0**2)
-    fields[FREE_FREE] = 0.0012 * column * bright * np.clip(draw["scatter"] - 0.9, 0.0, 2.0)
-    fields[CO] = 0.16 * column**3 / (column**2 + 40.0**2) * np.exp(0.4 * draw["scatter"] - 0.3 * draw["temperature"])
+    fields[FREE_FREE] = 0.0016 * column * bright * np.clip(draw["scatter"] - 0.9, 0.0, 2.0)
+    fields[CO] = 0.12 * column**3 / (column**2 + 40.0**2) * np.exp(0.4 * draw["scatter"] - 0.3 * draw["temperature"])
     fields[CMB] = _gaussian(seed, "cmb", _cmb_spectrum(), frame, normalised=False)
-    return BaseSky({name: _rounded(values) for name, values in fields.items()}, sky_surveys.cell_codes(vectors))
+    return BaseSky({name: _rounded(values) for name, values in fields.items()})
 
 
-def _dust(vectors: Doubles, draw: dict[str, Doubles]) -> tuple[Doubles, Doubles, Doubles]:
+def _dust(sky: Directions, draw: dict[str, Doubles]) -> tuple[Doubles, Doubles, Doubles]:
     """Return ln(column / 1e20 H/cm^2), temperature and emissivity index."""
+    vectors = sky.vectors
     lon, sine = np.arctan2(vectors[:, 1], vectors[:, 0]), vectors[:, 2]
     bulge = np.exp(-((np.degrees(lon) / 55.0) ** 2))
     # A slab seen from its middle: cosecant of the latitude, softened by the height of the slab.
@@ -115,7 +131,7 @@ def _dust(vectors: Doubles, draw: dict[str, Doubles]) -> tuple[Doubles, Doubles,
         (sky_surveys.CORE_TILES, 0.6, 1.2, 1.5),
     ):
         for shape in shapes:
-            near, radius = shape.near(vectors, 4.0)
+            near, radius = shape.near(sky, 4.0)
             hill = np.exp(-0.5 * (radius / width) ** 2)
             bump[near] += height * hill
             cool[near] += colder * hill
@@ -132,9 +148,7 @@ def _dust(vectors: Doubles, draw: dict[str, Doubles]) -> tuple[Doubles, Doubles,
         + TEMPERATURE_SCATTER * draw["temperature"],
         *TEMPERATURE_RANGE,
     )
-    index = _between(
-        MEAN_INDEX + INDEX_SCATTER * draw["index"] - 0.02 * (temperature - MEAN_TEMPERATURE), *INDEX_RANGE
-    )
+    index = _between(MEAN_INDEX + INDEX_SCATTER * draw["index"] - 0.02 * (temperature - MEAN_TEMPERATURE), *INDEX_RANGE)
     return log_column, temperature, index
 
 
@@ -202,7 +216,8 @@ def _euler(matrix: Doubles) -> tuple[float, float, float]:
 def _rounded(values: Doubles) -> Singles:
     """Return values with the last bits dropped, so that the rounding of transforms does not differ among machines."""
     mantissa, exponent = np.frexp(values)
-    return np.ldexp(np.rint(mantissa * 2.0**_MANTISSA_BITS), exponent - _MANTISSA_BITS).astype(np.float32)
+    kept = np.ldexp(np.rint(mantissa * 2.0**_MANTISSA_BITS), exponent - _MANTISSA_BITS)
+    return np.asarray(kept, dtype=np.float32)
 
 
 def base_noise(seed: int, field: str, sigma: list[Singles]) -> Singles:

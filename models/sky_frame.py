@@ -73,7 +73,7 @@ class Piece:
         return self.x == 0 or self.y == 0 or self.x == last or self.y == last
 
 
-def fold(order: int, face: Integers, x: Integers, y: Integers) -> tuple[Integers, Integers, Integers]:
+def fold(order: int, face: Integers | int, x: Integers, y: Integers) -> tuple[Integers, Integers, Integers]:
     """Return (face, x, y) of pixels whose coordinates may lie outside their face, each (...) int64.
 
     Parameters
@@ -81,8 +81,8 @@ def fold(order: int, face: Integers, x: Integers, y: Integers) -> tuple[Integers
     order : int
         HEALPix order of the pixels.
     face, x, y : ndarray
-        (...) int64; x and y between -nside and 2 nside - 1.  Where three faces meet, a pixel that is outside
-        along both axes does not exist; some pixel nearby comes back.
+        (...) int64, the face also an int; x and y between -nside and 2 nside - 1.  Where three faces meet, a pixel
+        that is outside along both axes does not exist; some pixel nearby comes back.
 
     Examples
     --------
@@ -91,9 +91,9 @@ def fold(order: int, face: Integers, x: Integers, y: Integers) -> tuple[Integers
     [1, 1, 3]
     """
     n = 2**order
-    face, x, y = (np.array(v, dtype=np.int64) for v in np.broadcast_arrays(face, x, y))
+    at, x, y = (np.array(v, dtype=np.int64) for v in np.broadcast_arrays(face, x, y))
     for _ in range(3):
-        cap, k = face // 4, face % 4  # 0 north, 1 equator, 2 south
+        cap, k = at // 4, at % 4  # 0 north, 1 equator, 2 south
         east, west = (k + 1) % 4, (k + 3) % 4
         over_x, over_y, under_x, under_y = x >= n, y >= n, x < 0, y < 0
         over_y &= ~over_x
@@ -109,14 +109,14 @@ def fold(order: int, face: Integers, x: Integers, y: Integers) -> tuple[Integers
             (under_x, (4 + k, 8 + west, 8 + west), 2, (y, -1 - x), (x + n, y)),
             (under_y, (4 + east, 8 + k, 8 + east), 2, (-1 - y, x), (x, y + n)),
         )
-        new_face, new_x, new_y = face.copy(), x.copy(), y.copy()
+        new_at, new_x, new_y = at.copy(), x.copy(), y.copy()
         for where, faces, turning_cap, bent, straight in turned:
             bends = cap == turning_cap
-            new_face = np.where(where, np.choose(cap, faces), new_face)
+            new_at = np.where(where, np.choose(cap, faces), new_at)
             new_x = np.where(where, np.where(bends, bent[0], straight[0]), new_x)
             new_y = np.where(where, np.where(bends, bent[1], straight[1]), new_y)
-        face, x, y = new_face, new_x, new_y
-    return face, x, y
+        at, x, y = new_at, new_x, new_y
+    return at, x, y
 
 
 def nested(order: int, face: Integers, x: Integers, y: Integers) -> Integers:
@@ -144,9 +144,7 @@ def framed_pixels(piece: Piece) -> Integers:
     (6, 6)
     """
     steps = np.arange(-HALO, piece.side + HALO, dtype=np.int64)
-    face, x, y = fold(
-        piece.order, np.int64(piece.face), piece.x + steps[np.newaxis, :], piece.y + steps[:, np.newaxis]
-    )
+    face, x, y = fold(piece.order, piece.face, piece.x + steps[np.newaxis, :], piece.y + steps[:, np.newaxis])
     return nested(piece.order, face, x, y)
 
 
@@ -191,7 +189,7 @@ def child_words(piece: Piece, rim: int, seed: int, field: str) -> Words:
 
 
 def _folded_words(order: int, face: int, x: Integers, y: Integers, key: Words) -> Words:
-    there, fx, fy = fold(order, np.int64(face), x[np.newaxis, :], y[:, np.newaxis])
+    there, fx, fy = fold(order, face, x[np.newaxis, :], y[:, np.newaxis])
     return sky_random.axis_words(fx, key[there, 0]) + sky_random.axis_words(fy, key[there, 1])
 
 

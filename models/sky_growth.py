@@ -183,7 +183,12 @@ class TileJob:
     def _finer(self, state: State) -> State:
         grown: list[Singles] = []
         sky_refine.refine(
-            state.piece, state.fields, self.growths, 1, self.seed, lambda _, kids: grown.append(sky_refine.interleave(kids))
+            state.piece,
+            state.fields,
+            self.growths,
+            1,
+            self.seed,
+            lambda _, kids: grown.append(sky_refine.interleave(kids)),
         )
         noises = [sky_refine.interleave(children) for children in self._noise(state)]
         return State(state.piece.children(), grown, noises, state.start)

@@ -19,7 +19,7 @@ from .sky_refine import Growth
 CIB_MONOPOLE: Final = {"850um": 0.13, "1380um": 0.033}  # MJy/sr, as the maps of Planck carry it
 # MJy/sr per K km/s of 12CO(2-1).  1.38 mm: 45.9 uK_CMB per K km/s, as HFI sees the line.  850 um: another line,
 # CO(3-2), weak enough that CO is below 1 % there.
-CO_COEFFICIENT: Final = {"850um": 0.0040, "1380um": 0.0222}
+CO_COEFFICIENT: Final = {"850um": 0.0038, "1380um": 0.0222}
 
 HERSCHEL: Final = ("160um", "250um", "350um", "500um")
 PLANCK: Final = ("850um", "1380um")
@@ -44,9 +44,9 @@ def parts_of(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         return (of, CMB, CO), (f"i{of}",)
     if name in MEANS:
         return (COLUMN, MEANS[name]), ()
-    alone = {"truth_column": COLUMN, "cmb": CMB, "co21": CO, "survey": None}
-    single = alone[name] if name in alone else of
-    return ((single,) if single else ()), ()
+    if name == "survey":
+        return (), ()
+    return ({"truth_column": COLUMN, "cmb": CMB, "co21": CO}.get(name, of),), ()
 
 
 @lru_cache(maxsize=1)

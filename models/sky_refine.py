@@ -236,8 +236,9 @@ def noise_children(
     """
     key = sky_random.keys(seed, field, piece.order)[piece.face]
     steps = np.arange(piece.side, dtype=np.int64)
-    word = sky_random.axis_words(piece.x + steps, key[0])[np.newaxis, :] + (
-        sky_random.axis_words(piece.y + steps, key[1])[:, np.newaxis]
+    word = (
+        sky_random.axis_words(piece.x + steps, key[0])[np.newaxis, :]
+        + (sky_random.axis_words(piece.y + steps, key[1])[:, np.newaxis])
     )
     a, b, c = sky_random.normals(sky_random.mix(word, np.empty_like(word)), 3)
     return haar(values, a, b, c, sigma, out)

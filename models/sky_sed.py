@@ -6,7 +6,6 @@ neighbouring classes stands for every temperature and index between them.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -45,9 +44,7 @@ class DustClass:
 
 
 CLASSES: Final = tuple(
-    DustClass(t, b, i - 1, 2 * j - 1)
-    for i, t in enumerate(CLASS_TEMPERATURES)
-    for j, b in enumerate(CLASS_INDICES)
+    DustClass(t, b, i - 1, 2 * j - 1) for i, t in enumerate(CLASS_TEMPERATURES) for j, b in enumerate(CLASS_INDICES)
 )
 
 
@@ -131,5 +128,3 @@ def _hats(values: NDArray[np.float64], nodes: tuple[float, ...]) -> list[NDArray
     """Return the weights of linear interpolation between nodes."""
     unit = np.eye(len(nodes))
     return [np.interp(values, nodes, row) for row in unit]
-
-

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .engine.predict import predict as predict
     from .engine.prepare import prepare as prepare
     from .engine.ratio import ratio as ratio
+    from .engine.residual import hand_down as hand_down
     from .engine.residual import residual as residual
     from .engine.simulate import simulate as simulate
     from .engine.train import train as train
@@ -57,6 +58,7 @@ _HOMES = {
     "errors": "chunking.errors",
     "evaluate": "engine.evaluate:evaluate",
     "export": "engine.export:export",
+    "hand_down": "engine.residual:hand_down",
     "ingest": "engine.ingest:ingest",
     "models": "models",
     "open": "chunking.store:open",
@@ -84,6 +86,7 @@ __all__ = [  # noqa: RUF022 - in the order of the work, which is also the order 
     "train",
     "predict",
     "residual",
+    "hand_down",
     "ratio",
     "evaluate",
     "correlate",

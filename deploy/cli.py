@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from ..chunking.errors import RunError, SkymillError, nearest
 from .options import Option, read_pairs
-from .verbs import BY_NAME, SESSION, VERBS, Verb
+from .verbs import BY_COMMAND, SESSION, VERBS, Verb
 
 # What a shell sees: 1 a run that could not finish, 2 a command that cannot be carried out as given.
 UNFINISHED, REFUSED, INTERRUPTED = 1, 2, 130
@@ -78,8 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"skymill {__version__}")
         return 0
     name, rest = words[0], words[1:]
-    if name not in BY_NAME and name not in OTHERS:
-        known = nearest(name, [*BY_NAME, *OTHERS])
+    if name not in BY_COMMAND and name not in OTHERS:
+        known = nearest(name, [*BY_COMMAND, *OTHERS])
         print(f"skymill: {name!r} is no command; {known}\nSee skymill --help.", file=sys.stderr)
         return REFUSED
     return guarded(lambda: _command(name, rest), debug="--debug" in rest)
@@ -145,8 +145,9 @@ def _say(message: str) -> None:
 
 def _overview() -> str:
     """Return the help of `skymill` alone; no parser of any verb is needed for it."""
-    order = ("demo", "simulate", "ingest", "info", "prepare", "train", "predict", "residual", "ratio", "evaluate")
-    summaries = {**{verb.name: verb.summary for verb in VERBS}, **OTHERS}
+    order = ("demo", "simulate", "ingest", "info", "prepare", "train", "predict", "residual", "hand-down",
+             "ratio", "evaluate")  # fmt: skip
+    summaries = {**{verb.command: verb.summary for verb in VERBS}, **OTHERS}
     names = [*(name for name in order if name in summaries), *(name for name in summaries if name not in order)]
     width = max(map(len, names))
     lines = [
@@ -170,7 +171,7 @@ def _command(name: str, words: list[str]) -> None:
     elif name == "run":
         _run(words)
     else:
-        _verb(BY_NAME[name], words)
+        _verb(BY_COMMAND[name], words)
 
 
 def _add_session(parser: argparse.ArgumentParser, *, plan: bool = True) -> None:
@@ -197,10 +198,10 @@ def verb_parser(verb: Verb) -> argparse.ArgumentParser:
 
     Examples
     --------
-    >>> verb_parser(BY_NAME["residual"]).prog
+    >>> verb_parser(BY_COMMAND["residual"]).prog
     'skymill residual'
     """
-    parser = _Parser(verb.name, verb.summary + ".", f"example:\n  {verb.example}")
+    parser = _Parser(verb.command, verb.summary + ".", f"example:\n  {verb.example}")
     for option in verb.options:
         option.add_to(parser)
     _add_session(parser)

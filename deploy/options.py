@@ -173,6 +173,16 @@ def _list_of[T](item: Callable[[str, object], T]) -> Callable[[str, object], lis
     return read
 
 
+def _one_or_list_of[T](item: Callable[[str, object], T]) -> Callable[[str, object], T | list[T]]:
+    """One value for all, or one each: functions tell the two apart by the list."""
+
+    def read(name: str, value: object) -> T | list[T]:
+        values = _list_of(item)(name, value)
+        return values[0] if len(values) == 1 else values
+
+    return read
+
+
 def _pairs_from_words(item: Callable[[str, object], object]) -> Callable[[str, object], dict[str, object]]:
     def read(name: str, words: object) -> dict[str, object]:
         found: dict[str, object] = {}
@@ -225,6 +235,43 @@ def _each_from_words(item: Callable[[str, object], object]) -> Callable[[str, ob
     return read
 
 
+def _codes(name: str, pairs: dict[str, object]) -> dict[int, object]:
+    return {_integer(name, key): value for key, value in pairs.items()}
+
+
+def _region_from_words(name: str, words: object) -> list[tuple[str, float, float, float]]:
+    return [_region(name, str(word).split(",")) for word in (words if isinstance(words, list) else [words])]
+
+
+def _region(name: str, parts: object) -> tuple[str, float, float, float]:
+    if not isinstance(parts, list) or len(parts) != 4:
+        raise _wrong(name, parts, "a name, longitude, latitude and width in degrees")
+    lon, lat, width = (_number(name, part) for part in parts[1:])
+    return _text(name, parts[0]), lon, lat, width
+
+
+def _regions_from_toml(name: str, value: object) -> list[tuple[str, float, float, float]]:
+    if not isinstance(value, list):
+        raise _wrong(name, value, 'a list such as [["Orion", 209.0, -19.4, 12.0]]')
+    return [_region(name, each) for each in value]
+
+
+def _limits_from_toml(name: str, value: object) -> dict[str, object]:
+    if not isinstance(value, Mapping):
+        raise _wrong(name, value, "a table such as { sigma = 0.04 }")
+    return {
+        str(key): _limits_from_toml(name, each) if isinstance(each, Mapping) else _number(name, each)
+        for key, each in value.items()
+    }
+
+
+def _path_or_tables(name: str, value: object) -> object:
+    items = value if isinstance(value, list) else [value]
+    if not items or not all(isinstance(item, str | Mapping) for item in items):
+        raise _wrong(name, value, "the path of a TOML file, a table, or a list of them")
+    return value
+
+
 def _each_from_toml(item: Callable[[str, object], object]) -> Callable[[str, object], object]:
     def read(name: str, value: object) -> object:
         return _pairs_from_toml(item)(name, value) if isinstance(value, Mapping) else item(name, value)
@@ -243,10 +290,19 @@ KINDS = {
     "switch": Kind("", False, _switch, _switch),
     "texts": Kind("TEXT", True, _list_of(_text), _list_of(_text)),
     "paths": Kind("PATH", True, _list_of(_text), _list_of(_text)),
-    "integers": Kind("N", True, _list_of(_integer), _list_of(_integer)),
-    "numbers": Kind("X", True, _list_of(_number), _list_of(_number)),
+    "one or more texts": Kind("TEXT", True, _one_or_list_of(_text), _one_or_list_of(_text)),
+    "one or more numbers": Kind("X", True, _one_or_list_of(_number), _one_or_list_of(_number)),
     "pairs": Kind("NAME=VALUE", True, _pairs_from_words(_text), _pairs_from_toml(_text), repeated=True),
-    "number pairs": Kind("NAME=X", True, _pairs_from_words(_number), _pairs_from_toml(_number), repeated=True),
+    "code pairs": Kind(
+        "CODE=NAME",
+        True,
+        lambda name, words: _codes(name, _pairs_from_words(_text)(name, words)),
+        lambda name, value: _codes(name, _pairs_from_toml(_text)(name, value)),
+        repeated=True,
+    ),
+    "limits": Kind("NAME=X", True, _pairs_from_words(_number), _limits_from_toml, repeated=True),
+    "regions": Kind("NAME,LON,LAT,WIDTH", True, _region_from_words, _regions_from_toml, repeated=True),
+    "recipes": Kind("FILE", True, _list_of(_text), _path_or_tables),
     "each text": Kind("TEXT", True, _each_from_words(_text), _each_from_toml(_text), repeated=True),
     "each number": Kind("X", True, _each_from_words(_number), _each_from_toml(_number), repeated=True),
 }

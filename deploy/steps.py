@@ -84,11 +84,13 @@ def read_steps(file: str, replaced: Mapping[str, str] | None = None) -> Recipe:
         if key not in known:
             raise InputError(f"{file}: {key!r} is no key of the file; {nearest(key, known)}.")
     names = _names(file, content.get("set", {}), replaced or {})
-    session = {
-        option.name: option.from_toml(_fill(file, content[option.name], names))
-        for option in SESSION
-        if option.name in content
-    }
+    session = {}
+    for option in SESSION:
+        if option.name in content:
+            try:
+                session[option.name] = option.from_toml(_fill(file, content[option.name], names))
+            except InputError as error:
+                raise InputError(f"{file}: {error}") from None
     tables = content.get("step")
     if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
         raise InputError(f"{file} has no steps; write each as a table [[step]] with a `verb`.")

@@ -24,23 +24,31 @@ class Verb:
     Parameters
     ----------
     name : str
-        Its name, the same in Python, on the command line and in TOML; its home is `engine/<name>.py`.
+        Its name, the same in Python, in TOML and, with hyphens, on the command line.
     summary : str
         One line.
     options : tuple of Option
         Its parameters, positional ones in their order on the command line.
     example : str
-        A command that works.
+        A command as a user would write it.
+    module : str
+        Its home in `engine/`, where that has another name.
     """
 
     name: str
     summary: str
     options: tuple[Option, ...]
     example: str
+    module: str = ""
+
+    @property
+    def command(self) -> str:
+        """Its spelling on the command line."""
+        return self.name.replace("_", "-")
 
     def load(self) -> Callable[..., Plan[Any]]:
         """Return the function, loading what it needs."""
-        module = importlib.import_module(f"..engine.{self.name}", __package__)
+        module = importlib.import_module(f"..engine.{self.module or self.name}", __package__)
         function: Callable[..., Plan[Any]] = getattr(module, self.name)
         return function
 
@@ -53,6 +61,28 @@ _OVERWRITE = Option("overwrite", "switch", "replace what another run made", defa
 _OUT = Option("out", "path", "store to write into; default is the store itself")
 
 VERBS = (
+    Verb(
+        "simulate",
+        "make a synthetic sky with known truth",
+        (
+            Option("kind", "text", "dust", required=True, positional=True),
+            _store("sky store, made if it is not there"),
+            Option("nside", "integer", "resolution", required=True),
+            Option("seed", "integer", "which sky", default=0),
+            Option("footprint", "text", "the whole sky, or surveys only", default="full", choices=("full", "surveys")),
+            Option("maps", "texts", "which maps; default all that observers would have, and their truth"),
+            Option("frame", "text", "frame of the pixels", default="galactic"),
+            Option("noise_nside", "integer", "the nside at which the noise has the levels below", default=256),
+            Option("noise_herschel", "number", "noise of i160 to i500 in MJy/sr", default=0.003),
+            Option("noise_850um", "number", "noise at 850 um in MJy/sr", default=0.01),
+            Option("noise_1380um", "number", "noise at 1380 um in MJy/sr", default=0.004),
+            Option("relative_noise_850um", "number", "noise at 850 um per brightness", default=0.025),
+            Option("relative_noise_1380um", "number", "noise at 1380 um per brightness", default=0.045),
+            Option("tile_nside", "integer", "tiles of a new store"),
+            _OVERWRITE,
+        ),
+        "skymill simulate dust sky.zarr --nside 256 --seed 11",
+    ),
     Verb(
         "ingest",
         "bring HEALPix FITS maps into a sky store",
@@ -78,6 +108,17 @@ VERBS = (
             _OVERWRITE,
         ),
         "skymill ingest i850um=planck.fits[I_STOKES] sky.zarr --frame galactic --unit K_CMB",
+    ),
+    Verb(
+        "prepare",
+        "apply declared recipes to maps: units, subtraction of templates and monopoles",
+        (
+            _store(),
+            Option("recipe", "recipes", "TOML file of [[recipe]] tables", required=True, positional=True),
+            _OUT,
+            _OVERWRITE,
+        ),
+        "skymill prepare sky.zarr recipe.toml",
     ),
     Verb(
         "predict",
@@ -107,6 +148,18 @@ VERBS = (
         "skymill residual sky.zarr --prediction pred_850um --target i850um --mask-above 0.2",
     ),
     Verb(
+        "hand_down",
+        "give every pixel of a finer store the values of its parent, a mask for example",
+        (
+            _store("the coarse sky store"),
+            Option("out", "path", "the finer sky store", required=True, positional=True),
+            Option("names", "texts", "maps to hand down", required=True),
+            _OVERWRITE,
+        ),
+        "skymill hand-down sky.zarr fine.zarr --names mask_850um",
+        module="residual",
+    ),
+    Verb(
         "ratio",
         "map the ratio of two bands and the spectral indices of the dust",
         (
@@ -120,6 +173,33 @@ VERBS = (
             _OVERWRITE,
         ),
         "skymill ratio sky.zarr --temperature 20",
+    ),
+    Verb(
+        "evaluate",
+        "judge predictions against targets: numbers, figures and a page",
+        (
+            _store(),
+            Option("prediction", "one or more texts", "maps that were predicted, one a band", required=True),
+            Option("target", "one or more texts", "maps that were measured, in the same order", required=True),
+            Option("out_dir", "path", "folder to write", required=True),
+            Option("by", "text", "map of survey codes to tell numbers apart by", default="survey"),
+            Option("names", "code pairs", "name of a code of that map, once for each"),
+            Option("mask", "one or more texts", "map, or one a band, that is 0 where a pixel may be used"),
+            Option(
+                "low_cut",
+                "one or more numbers",
+                "leave out pixels whose target is below; one for all, or one a band",
+            ),
+            Option("limit", "number", "relative errors beyond it are counted as above the limit", default=0.2),
+            Option("groups", "integer", "groups of brightness", default=10),
+            Option("fine_store", "path", "store with predictions at a finer nside"),
+            Option("fine_prediction", "one or more texts", "maps of the fine store; default the same names"),
+            Option("fine_target", "one or more texts", "maps of the fine store to hold its predictions against"),
+            Option("regions", "regions", "a picture of name,longitude,latitude,width; once for each", default=()),
+            Option("accept", "limits", "limit that a number must keep, for example sigma=0.04; once for each"),
+            Option("title", "text", "title of the page", default="Prediction held against its target"),
+        ),
+        "skymill evaluate sky.zarr --prediction pred_850um --target truth_850um --out-dir report",
     ),
     Verb(
         "correlate",
@@ -151,6 +231,7 @@ VERBS = (
 )
 
 BY_NAME = {verb.name: verb for verb in VERBS}
+BY_COMMAND = {verb.command: verb for verb in VERBS}
 
 # Options that say where a verb runs, the same for all of them.
 SESSION = (

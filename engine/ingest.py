@@ -106,9 +106,12 @@ def ingest(
 
     Examples
     --------
-    >>> import skymill as sm
-    >>> plan = sm.ingest({"i850um": "planck.fits[I_STOKES]"}, "sky.zarr", frame="galactic")  # doctest: +SKIP
-    >>> plan.run()  # doctest: +SKIP
+    >>> import tempfile, skymill as sm
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = sm.simulate("dust", folder + "/sky.zarr", 16, seed=1).run()
+    ...     _ = sm.export(folder + "/sky.zarr", ["i160", "i250"], folder + "/sky.fits", ordering="ring").run()
+    ...     sm.ingest({"pacs": folder + "/sky.fits[i160]"}, folder + "/copy.zarr").run().cells
+    3072
     """
     if not isinstance(files, Mapping) or not files:
         raise InputError('`files` must be a mapping such as {"i850um": "planck.fits[I_STOKES]"}, with one map or more.')

@@ -103,6 +103,8 @@ def gnomonic_inverse(lon: float, lat: float, size: float, x: ArrayLike, y: Array
     """Return the directions at places of a gnomonic picture, each (...) degrees; x and y go from -1 to 1."""
     if not 0.0 < size < 180.0:
         raise InputError(f"`size` {size} came; a gnomonic picture is more than 0 and less than 180 degrees wide.")
+    if not (math.isfinite(lon) and abs(lat) <= 90.0):
+        raise InputError(f"lon {lon} and lat {lat} came; give finite degrees, latitudes from -90 to 90.")
     x, y = np.broadcast_arrays(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64))
     reach = math.tan(math.radians(size) / 2.0)
     east, north, centre = _axes(lon, lat)

@@ -122,7 +122,7 @@ def spool(maps: Sequence[FitsMap], ordering: str, tiling: Tiling, folder: Path) 
             nested = ring_to_nested(tiling.nside, block.pixels) if ordering == "ring" else block.pixels
             tiles, values = nested >> shift, block.values
             if np.any(tiles[1:] < tiles[:-1]):
-                order = np.argsort(tiles, kind="stable")
+                order = _sorted_order(tiles)
                 nested, tiles, values = nested[order], tiles[order], values[:, order]
             local = (nested & (tiling.tile_npix - 1)).astype(local_type)
             file.write(local.data)
@@ -160,6 +160,14 @@ def assemble(folder: Path, maps: int, tiling: Tiling, tile: int) -> list[NDArray
         filled[local] = row
         out.append(filled)
     return out
+
+
+def _sorted_order(tiles: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Return the order that sorts tile numbers, equal ones left in their order."""
+    lowest = int(tiles.min())
+    if int(tiles.max()) - lowest < 2**16:  # NumPy sorts 16-bit integers by radix, ten times faster
+        return np.argsort((tiles - lowest).astype(np.uint16), kind="stable")
+    return np.argsort(tiles, kind="stable")
 
 
 def _local_type(tiling: Tiling) -> np.dtype[Any]:

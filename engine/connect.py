@@ -83,7 +83,7 @@ def connect(
         threads_per_worker=share,
         processes=workers is not None,
         memory_limit=limit,
-        dashboard_address=None,
+        dashboard_address=":0",
         silence_logs=40,
     )
 
@@ -118,5 +118,5 @@ def _gpu_cluster(gpus: int, count: int, threads: int, memory: int) -> Any:
 
     return SpecCluster(
         workers=gpu_workers(gpus, count, threads, memory),
-        scheduler={"cls": Scheduler, "options": {"dashboard_address": None}},
+        scheduler={"cls": Scheduler, "options": {"dashboard_address": ":0"}},
     )

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from ..chunking.errors import RunError, SkymillError, nearest
-from .options import Option, read_pairs
+from .options import Option
+from .values import read_pairs
 from .verbs import BY_COMMAND, SESSION, VERBS, Verb
 
 # What a shell sees: 1 a run that could not finish, 2 a command that cannot be carried out as given.
@@ -69,18 +70,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(_overview())
-        return 0 if words else REFUSED
-    if words[0] in ("-V", "--version"):
+    if not words:
+        guarded(lambda: print(_overview()))
+        return REFUSED
+    name, rest = words[0], words[1:]
+    if name in ("-h", "--help", "help"):
+        return guarded(lambda: print(_overview()))
+    if name in ("-V", "--version"):
         from .. import __version__
 
-        print(f"skymill {__version__}")
-        return 0
-    name, rest = words[0], words[1:]
+        return guarded(lambda: print(f"skymill {__version__}"))
     if name not in BY_COMMAND and name not in OTHERS:
-        known = nearest(name, [*BY_COMMAND, *OTHERS])
-        print(f"skymill: {name!r} is no command; {known}\nSee skymill --help.", file=sys.stderr)
+        _say(f"{name!r} is no command; {nearest(name, [*BY_COMMAND, *OTHERS])}\nSee skymill --help.")
         return REFUSED
     return guarded(lambda: _command(name, rest), debug="--debug" in rest)
 

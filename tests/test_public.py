@@ -34,7 +34,7 @@ def sections(text: str) -> dict[str, str]:
 
 def documented(text: str) -> list[str]:
     """The parameters that a docstring documents; several may share one entry."""
-    entries = re.findall(r"^(\w[\w, *]*?)(?: :.*)?$", sections(text).get("Parameters", ""), flags=re.MULTILINE)
+    entries = re.findall(r"^(\*{0,2}\w[\w, *]*?)(?: :.*)?$", sections(text).get("Parameters", ""), flags=re.MULTILINE)
     return [name.strip().lstrip("*") for entry in entries for name in entry.split(",")]
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .gaussians import expected_counts, fit_gaussians
+from .gaussians import fit_gaussians, fitted_curve
 from .histograms import Histogram
 from .metrics import JOINT_ERROR_SCALE, PairStatistics, summary
 from .moments import Floats
@@ -32,7 +32,8 @@ LABEL_SIZE, TICK_SIZE, NOTE_SIZE = 10, 9, 8
 DOTS_PER_INCH = 160
 _FEWEST_FOR_CONTOURS = 100
 _LINE = "#D55E00"
-_RIM = 4  # empty cells around a density, so that contours close
+_SPARE = 1e-3  # of the pixels may lie outside a density at either end
+_RIM = 24  # empty cells around a density, so that contours close
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -144,7 +145,7 @@ def draw_density(axes: Axes, statistics: PairStatistics, fractions: Sequence[flo
     """Draw predicted against true into `axes`, with contours that enclose `fractions`; return the coloured mesh."""
     from matplotlib.colors import LogNorm
 
-    x, y, table = statistics.density.dense()
+    x, y, table = statistics.density.dense(_SPARE, margin=15)
     shown = np.ma.masked_equal(table.T, 0)
     mesh = axes.pcolormesh(
         x, y, shown, norm=LogNorm(1, max(10, int(table.max()))), cmap="viridis", rasterized=True, linewidth=0
@@ -153,17 +154,9 @@ def draw_density(axes: Axes, statistics: PairStatistics, fractions: Sequence[flo
     _draw_contours(axes, np.log10(x), np.log10(y), table, fractions, lambda dex: 10.0**dex)
     low, high = min(x[0], y[0]), max(x[-1], y[-1])
     axes.plot([low, high], [low, high], color=COLOURS[1], linewidth=0.9, linestyle=(0, (5, 4)))
-    axes.set_xlim(*_bulk(x, table.sum(axis=1)))
-    axes.set_ylim(*_bulk(y, table.sum(axis=0)))
+    axes.set_xlim(x[0], x[-1])
+    axes.set_ylim(y[0], y[-1])
     return mesh
-
-
-def _bulk(edges: Floats, counts: NDArray[Any]) -> tuple[float, float]:
-    """Limits that leave out no more than a thousandth of the pixels at either end, with a margin of 0.15 dex."""
-    enclosed = np.cumsum(counts) / counts.sum()
-    first = int(np.searchsorted(enclosed, 1e-3))
-    last = int(np.searchsorted(enclosed, 1 - 1e-3))
-    return float(edges[first] * 10**-0.15), float(edges[min(last, counts.size - 1) + 1] * 10**0.15)
 
 
 def _draw_contours(
@@ -216,7 +209,7 @@ def draw_error_profile(axes: Axes, statistics: PairStatistics) -> None:
             edges = statistics.joint.first.edges(np.array([start, start + width]))
             quantiles = [errors.quantile(q) for q in (0.025, 0.5, 0.975)]
             columns.append((float(np.sqrt(edges[0] * edges[1])), *quantiles))
-    x_edges, y_edges, table = statistics.joint.dense()
+    x_edges, y_edges, table = statistics.joint.dense(_SPARE, margin=15)
     # Bins of the relative error are even near zero and broaden away from it: colours are per percent.
     shown = np.ma.masked_equal(table.T / (100 * np.diff(y_edges))[:, None], 0)
     axes.pcolormesh(x_edges, 100 * y_edges, shown, norm=LogNorm(), cmap="viridis", rasterized=True, linewidth=0)
@@ -228,7 +221,8 @@ def draw_error_profile(axes: Axes, statistics: PairStatistics) -> None:
         table,
         CONTOURS,
         lambda n: 100 * JOINT_ERROR_SCALE.linear * np.sinh(n),
-        smoothing=1.8,
+        # Fewer pixels need more smoothing, or contours follow the noise.
+        smoothing=1.8 * float(np.clip((400_000 / statistics.joint.total) ** 0.25, 1.0, 3.0)),
     )
     axes.axhline(0, color=INK, linewidth=0.8, linestyle=(0, (5, 4)))
     axes.set_xscale("log")
@@ -255,9 +249,10 @@ def error_figure(statistics: PairStatistics, *, label: str) -> Figure:
         axes.stairs(per_percent, 100 * edges, fill=True, color=COLOURS[0], alpha=0.35)
         axes.stairs(per_percent, 100 * edges, color=COLOURS[0], linewidth=1.0)
         if bells:
-            expected = expected_counts(edges, bells, statistics.errors.total) / (100 * np.diff(edges))
-            middles = 50 * (edges[1:] + edges[:-1])
-            axes.plot(middles, expected, color=COLOURS[1], linewidth=1.5, label="Gaussian fit")
+            x, density = fitted_curve(bells, edges[0], edges[-1])
+            axes.plot(
+                100 * x, density * statistics.errors.total / 100, color=COLOURS[1], linewidth=1.5, label="Gaussian fit"
+            )
         axes.axvline(0, color=GUIDE, linewidth=0.8, linestyle=(0, (4, 3)))
         style(axes, x=f"(prediction $-$ target) / target, {label} [%]", y="Pixels per percent")
         axes.set_xlim(100 * edges[0], 100 * edges[-1])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .figures import COLOURS, LABEL_SIZE, TICK_SIZE, new_figure, note, style
-from .gaussians import Gaussian, expected_counts, fit_gaussians
+from .gaussians import Gaussian, fit_gaussians, fitted_curve
 from .histograms import Histogram
 from .metrics import RatioStatistics, ratio_summary
 
@@ -91,16 +91,10 @@ def _draw_ratio(
     axes.stairs(counts / scale, edges, fill=True, color=colour, alpha=0.28 if filled else 0.12)
     line = axes.stairs(counts / scale, edges, color=colour, linewidth=1.2)
     one, two = fit_gaussians(histogram), fit_gaussians(histogram, 2)
-    middles = 0.5 * (edges[1:] + edges[:-1])
     for bells, dashes in ((one, (0, (1, 1))), (two, "solid")):
         if bells:
             axes.plot(
-                middles,
-                expected_counts(edges, bells, histogram.total) / scale,
-                color=colour,
-                linewidth=1.1,
-                linestyle=dashes,
-                alpha=0.9,
+                *fitted_curve(bells, edges[0], edges[-1]), color=colour, linewidth=1.1, linestyle=dashes, alpha=0.9
             )
     return line, _ratio_text(one, part)
 

@@ -75,6 +75,23 @@ def expected_counts(edges: Floats, components: tuple[Gaussian, ...], total: int)
     return counts
 
 
+def fitted_curve(components: tuple[Gaussian, ...], low: float, high: float) -> tuple[Floats, Floats]:
+    """Return positions between `low` and `high`, and the fitted density there as a fraction of all values per unit.
+
+    Examples
+    --------
+    >>> x, density = fitted_curve((Gaussian(1.0, 0.0, 1.0, 0.0, 0.0),), -1.0, 1.0)
+    >>> round(float(density.max()), 3)
+    0.399
+    """
+    x = np.linspace(low, high, 401)
+    density = np.zeros(x.size)
+    for bell in components:
+        height = bell.weight / (bell.sigma * np.sqrt(2 * np.pi))
+        density += height * np.exp(-0.5 * ((x - bell.centre) / bell.sigma) ** 2)
+    return x, density
+
+
 def fit_gaussians(histogram: Histogram, components: int = 1) -> tuple[Gaussian, ...]:
     """Return the Gaussians that fit a histogram best, the heaviest first; empty where no fit is possible.
 

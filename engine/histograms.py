@@ -266,14 +266,33 @@ class Histogram2D:
         """Return the bin numbers of the occupied bins along the first and the second axis."""
         return self.keys >> _LOW_BITS, (self.keys & ((1 << _LOW_BITS) - 1)) - _OFFSET
 
-    def dense(self) -> tuple[Floats, Floats, Integers]:
-        """Return the edges along both axes and the table of counts (first, second) that they enclose."""
-        rows, columns = self.numbers()
-        row, column = int(rows.min()), int(columns.min())
-        table = np.zeros((int(rows.max()) - row + 1, int(columns.max()) - column + 1), np.int64)
-        table[rows - row, columns - column] = self.counts
-        x = self.first.edges(row + np.arange(table.shape[0] + 1))
-        y = self.second.edges(column + np.arange(table.shape[1] + 1))
+    def dense(self, spare: float = 0.0, margin: int = 0) -> tuple[Floats, Floats, Integers]:
+        """Return the edges along both axes and the table of counts (first, second) that they enclose.
+
+        Parameters
+        ----------
+        spare : float
+            Fraction of the pairs at either end of either axis that need not be enclosed: one wild outlier would
+            otherwise make a table of all the bins between it and the rest.
+        margin : int
+            Bins to add on all sides of what must be enclosed.
+        """
+        places = self.numbers()
+        starts, lengths = [], []
+        inside = np.ones(self.keys.size, bool)
+        for numbers in places:
+            distinct, counts = _merge_counts([numbers], [self.counts])
+            enclosed = np.cumsum(counts)
+            last_needed = min(int(np.searchsorted(enclosed, (1 - spare) * enclosed[-1])), distinct.size - 1)
+            first = max(int(distinct[np.searchsorted(enclosed, spare * enclosed[-1])]) - margin, int(distinct[0]))
+            last = min(int(distinct[last_needed]) + margin, int(distinct[-1]))
+            starts.append(first)
+            lengths.append(last - first + 1)
+            inside &= (numbers >= first) & (numbers <= last)
+        table = np.zeros(lengths, np.int64)
+        table[places[0][inside] - starts[0], places[1][inside] - starts[1]] = self.counts[inside]
+        x = self.first.edges(starts[0] + np.arange(lengths[0] + 1))
+        y = self.second.edges(starts[1] + np.arange(lengths[1] + 1))
         return x, y, table
 
     def along_first(self) -> Histogram:

@@ -53,10 +53,12 @@ class Moments:
             return cls()
         mean = float(values.mean())
         deviations = values - mean
+        # Not a dot product: BLAS splits those over threads, and the last bits with them.
+        deviations *= deviations
         return cls(
             count=values.size,
             mean=mean,
-            squares=float(np.dot(deviations, deviations)),
+            squares=float(deviations.sum()),
             minimum=float(values.min()),
             maximum=float(values.max()),
         )

@@ -179,6 +179,19 @@ def number(value: float | None, digits: int = 4) -> str:
     return f"{value:.{digits}g}"
 
 
+def fixed(value: float | None, digits: int = 4) -> str:
+    """Return a number with so many digits behind the point, a dash where there is none.
+
+    Examples
+    --------
+    >>> fixed(0.99)
+    '0.9900'
+    """
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:.{digits}f}"
+
+
 def percent(value: float | None, digits: int = 2) -> str:
     """Return a fraction as a percentage, a dash where there is none.
 

@@ -64,7 +64,8 @@ class MapInfo:
     band: str | None = None
     beam_fwhm_arcmin: float | None = None
     pixel_window: bool = True
-    fill_value: float | int | None = None
+    # NaN is not equal to itself: comparing it would make every two float maps different.
+    fill_value: float | int | None = field(default=None, compare=False)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     flag_meanings: tuple[str, ...] = ()
 

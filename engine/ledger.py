@@ -151,6 +151,22 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def set_finished(store: str, names: Sequence[str], finished: bool) -> None:
+    """Record whether the runs that make some maps have come to their end, last checks included."""
+    group = open_group(store, mode="r+")
+    for name in names:
+        array = cast("zarr.Array[Any]", group[f"ledger/{name}"])
+        array.attrs["skymill"] = {**cast(dict[str, Any], array.attrs["skymill"]), "finished": finished}
+
+
+def is_finished(store: str, name: str) -> bool:
+    """Return whether the run that makes a map has come to its end; a map that no run of ours makes is finished."""
+    ledger = open_group(store).get(f"ledger/{name}")
+    if not isinstance(ledger, zarr.Array):
+        return True
+    return bool(cast(dict[str, Any], ledger.attrs["skymill"]).get("finished", False))
+
+
 def map_digest(store: str, name: str) -> str:
     """Return a digest of the content of a map, for the identity of whatever is made from it.
 
@@ -174,5 +190,10 @@ def map_digest(store: str, name: str) -> str:
         raise FormatError(
             f"map {name!r} in {where} is unfinished: {missing} of {ledger.size} tiles are missing. Run the command "
             "that makes it again; it does only what is missing."
+        )
+    if not is_finished(where, name):
+        raise FormatError(
+            f"map {name!r} in {where} is unfinished: all its tiles are there, but the run that makes it was stopped "
+            "before its last checks. Run the command that makes it again."
         )
     return hashlib.blake2b(ledger.tobytes(), digest_size=16).hexdigest()

@@ -230,6 +230,7 @@ def map_plan(
             raise set_aside_error(report)
         if after is not None:
             after(report)
+        ledger.set_finished(there, task.writes, True)
         return report
 
     plan = Plan(

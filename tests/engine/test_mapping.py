@@ -139,6 +139,20 @@ def test_an_unfinished_input_is_refused(sky):
         total_plan(sky, reads=["total"], writes=[MapInfo("pred_850um", "intensity", "MJy/sr")])
 
 
+def test_a_run_stopped_before_its_last_checks_is_unfinished(sky):
+    def stopped(report):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        total_plan(sky, after=stopped).run()
+    assert not ledger.is_finished(sky, "total")
+    with pytest.raises(errors.FormatError, match="stopped before its last checks"):
+        ledger.map_digest(sky, "total")
+    total_plan(sky).run()
+    assert ledger.is_finished(sky, "total")
+    assert len(ledger.map_digest(sky, "total")) == 32
+
+
 def test_missing_input_is_named_with_the_nearest(sky):
     with pytest.raises(errors.MissingMapError, match="did you mean 'i160'"):
         total_plan(sky, reads=["i16O"])

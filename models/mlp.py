@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
 from .spec import ModelSpec
 
-_FUNCTIONS: dict[str, Callable[[Any], Any]] = {
-    "tanh": jnp.tanh,
-    "relu": jax.nn.relu,
-    "silu": jax.nn.silu,
-    "gelu": jax.nn.gelu,
-    "sigmoid": jax.nn.sigmoid,
-}
+if TYPE_CHECKING:
+    import jax
 
 
 class Layer(NamedTuple):
@@ -103,7 +96,16 @@ def apply(parameters: Parameters, x: jax.Array, activation: str) -> jax.Array:
     activation : str
         One of `models.spec.ACTIVATIONS`.
     """
-    function = _FUNCTIONS[activation]
+    import jax  # here, so that an artefact can be read and described without it
+
+    functions = {
+        "tanh": jax.numpy.tanh,
+        "relu": jax.nn.relu,
+        "silu": jax.nn.silu,
+        "gelu": jax.nn.gelu,
+        "sigmoid": jax.nn.sigmoid,
+    }
+    function = functions[activation]
     for layer in parameters[:-1]:
         x = function(_affine(layer, x))
     out: jax.Array = _affine(parameters[-1], x)[0]
@@ -111,6 +113,8 @@ def apply(parameters: Parameters, x: jax.Array, activation: str) -> jax.Array:
 
 
 def _affine(layer: Layer, x: jax.Array) -> jax.Array:
+    import jax.numpy as jnp
+
     # "highest": on a GPU the default would round the factors to TF32, 10 bits of mantissa.
     product: jax.Array = jnp.matmul(layer.weight, x, precision="highest")
     out: jax.Array = product + layer.bias[:, None]

@@ -57,7 +57,11 @@ class ModelSpec:
     batch_size : int
         Pixels in a step of the optimiser.
     max_epochs : int
-        Passes over the training pixels at most.
+        Epochs at most.  An epoch is one pass over the training pixels, or several where they are few (see
+        `min_steps`).
+    min_steps : int
+        Steps of the optimiser that `max_epochs` must allow: with few pixels an epoch is as many passes as
+        that takes.
     patience : int
         Training stops after as many epochs without a better loss on the validation pixels.
     halo : int
@@ -95,6 +99,7 @@ class ModelSpec:
     schedule: str = "cosine"
     batch_size: int = 1024
     max_epochs: int = 60
+    min_steps: int = 30_000
     patience: int = 12
     halo: int = 0
     description: str = ""
@@ -128,7 +133,7 @@ class ModelSpec:
                 )
         for key, largest in (("loss_delta", math.inf), ("learning_rate", 1.0)):
             object.__setattr__(self, key, _positive(key, getattr(self, key), largest))
-        for key, smallest in (("batch_size", 1), ("max_epochs", 1), ("patience", 1), ("halo", 0)):
+        for key, smallest in (("batch_size", 1), ("max_epochs", 1), ("min_steps", 1), ("patience", 1), ("halo", 0)):
             object.__setattr__(self, key, _whole(key, getattr(self, key), smallest))
         if self.halo:
             raise InputError(f"`halo` {self.halo} came; a multilayer perceptron looks at one pixel, 0 expected.")

@@ -258,7 +258,7 @@ def test_refusals():
     bands = sky(10)
     with pytest.raises(MissingMapError, match="'i250' did not come; did you mean"):
         predict({k: v for k, v in bands.items() if k != "i250"})
-    with pytest.raises(InputError, match="9 pixels.*10"):
+    with pytest.raises(InputError, match=r"9 pixels.*10"):
         predict(bands | {"i350": bands["i350"][:9]})
     with pytest.raises(InputError, match="one dimension"):
         predict(bands | {"i350": bands["i350"][None]})

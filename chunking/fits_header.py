@@ -172,7 +172,7 @@ def read_tables(path: str) -> tuple[Table, ...]:
             header = _values(text, path, hdu)
             position += length
             data = _data_bytes(header, path, hdu)
-            if header.get("XTENSION", "").strip() == "BINTABLE":
+            if str(header.get("XTENSION", "")).strip() == "BINTABLE":
                 tables.append(_table(header, hdu, position, path))
             # A compressed file is read to its end for this: a missing half is to be noticed before anything is written.
             size = _skip(file, position + data, path) if compressed else os.path.getsize(path)
@@ -250,9 +250,11 @@ def _data_bytes(header: Mapping[str, Any], path: str, hdu: int) -> int:
     elements = 1
     for axis in range(1, axes + 1):
         elements *= _whole(header, f"NAXIS{axis}", path, hdu)
-    groups = header.get("GCOUNT", 1)
-    extra = header.get("PCOUNT", 0)
-    return int(abs(header.get("BITPIX", 8)) // 8 * groups * (extra + elements))
+    groups = _whole({"GCOUNT": 1, **header}, "GCOUNT", path, hdu)
+    extra = _whole({"PCOUNT": 0, **header}, "PCOUNT", path, hdu)
+    if header.get("BITPIX") not in (8, 16, 32, 64, -32, -64):
+        raise FormatError(f"{path!r}, HDU {hdu}: BITPIX is {header.get('BITPIX')!r}; the header is damaged.")
+    return int(abs(header["BITPIX"]) // 8 * groups * (extra + elements))
 
 
 def _table(header: Mapping[str, Any], hdu: int, start: int, path: str) -> Table:

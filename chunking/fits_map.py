@@ -118,7 +118,11 @@ def split_address(address: str | os.PathLike[str]) -> tuple[str, str | None, str
     return match[1], parts[0], parts[1] if len(parts) == 2 else None
 
 
-def describe(address: str | os.PathLike[str], nside: int | None = None) -> FitsMap:
+def describe(
+    address: str | os.PathLike[str],
+    nside: int | None = None,
+    known: dict[str, tuple[Table, ...]] | None = None,
+) -> FitsMap:
     """Return what the header of a HEALPix FITS file says of one of its maps.
 
     Parameters
@@ -129,6 +133,8 @@ def describe(address: str | os.PathLike[str], nside: int | None = None) -> FitsM
         first if its name is the conventional one of a total-intensity map.
     nside : int, optional
         Resolution, for a file that does not tell.
+    known : dict, optional
+        Filled with the tables of each path, so that a file with several maps is looked at once.
 
     Returns
     -------
@@ -143,8 +149,11 @@ def describe(address: str | os.PathLike[str], nside: int | None = None) -> FitsM
         If the column or HDU is unknown or has to be chosen.
     """
     path, column_choice, hdu_choice = split_address(address)
-    tables = read_tables(path)
-    table = _choose_table(path, tables, column_choice, hdu_choice)
+    path = os.path.abspath(os.path.expanduser(path))  # workers may be started elsewhere
+    known = {} if known is None else known
+    if path not in known:
+        known[path] = read_tables(path)
+    table = _choose_table(path, known[path], column_choice, hdu_choice)
     where = f"{path!r}, HDU {table.hdu}"
     pixel = _pixel_column(table, where)
     column = _choose_column(table, pixel, column_choice, path, where)

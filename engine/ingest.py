@@ -15,6 +15,7 @@ import xxhash
 from ..chunking import objects
 from ..chunking import store as stores
 from ..chunking.errors import FormatError, FrameError, InputError, nearest
+from ..chunking.fits_header import Table
 from ..chunking.fits_map import FitsMap, describe
 from ..chunking.fits_settle import Settled, check_override, settle
 from ..chunking.fits_spool import SORTING_BYTES
@@ -120,7 +121,8 @@ def ingest(
     names = tuple(files)
     kinds = {name: kind_of(name) for name in names}
     frames, units, orderings = (_per_map(option, value, names) for option, value in given.items())
-    described = {name: describe(path, nside) for name, path in files.items()}
+    tables: dict[str, tuple[Table, ...]] = {}
+    described = {name: describe(path, nside, tables) for name, path in files.items()}
     settled = {}
     for name in names:
         words = {"frame": frames[name], "unit": units[name], "ordering": orderings[name]}

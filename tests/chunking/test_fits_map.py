@@ -3,9 +3,21 @@
 import numpy as np
 import pytest
 from fitsfiles import some_map, write_table
-from skymill.chunking.errors import FormatError, FrameError, InputError, OrderingError, UnitError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from skymill.chunking.errors import (
+    FormatError,
+    FrameError,
+    InputError,
+    OrderingError,
+    SkymillError,
+    StoreNotFoundError,
+    UnitError,
+)
 from skymill.chunking.fits_map import describe, split_address
+from skymill.chunking.fits_read import iterate_rows, read_tile
 from skymill.chunking.fits_settle import settle
+from skymill.chunking.tiling import Tiling
 
 NPIX = 12 * 4**2
 
@@ -242,3 +254,53 @@ def test_overrides_are_checked(path):
         settle(found, override=["unit"])
     with pytest.raises(InputError, match="a list of words"):
         settle(found, frame="icrs", override="frame")
+
+
+# Whatever is broken in a header, the answer is a map or one of our errors
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    changes=st.lists(
+        st.tuples(st.integers(0, 79 * 30), st.sampled_from("0 9-'.ETJPK/é\x00A=")), min_size=1, max_size=6
+    ),
+    explicit=st.booleans(),
+)
+def test_a_broken_header_is_read_or_refused(tmp_path_factory, changes, explicit):
+    path = tmp_path_factory.mktemp("fits") / "map.fits"
+    columns = {"PIXEL": ("J", np.arange(192)), "I": ("E", some_map(4))}
+    write_table(
+        path, columns, NSIDE=4, INDXSCHM="EXPLICIT" if explicit else "IMPLICIT", TSCAL2=2.0, BAD_DATA=-1.6375e30
+    )
+    data = bytearray(path.read_bytes())
+    for place, letter in changes:
+        data[2880 + place] = letter.encode("latin-1")[0]
+    path.write_bytes(data)
+    try:
+        found = describe(f"{path}[I]")
+        settle(found, unit="K", override=["unit"])
+        tiles = [read_tile([found], "ring", Tiling(found.nside), 0)] if found.pixel is None else iterate_rows([found])
+        assert all(len(tile) for tile in tiles)
+    except SkymillError:
+        return
+
+
+def test_relative_paths_are_made_absolute(path, monkeypatch):
+    several(path, "I")
+    monkeypatch.chdir(path.parent)
+    assert describe("map.fits").path == str(path)
+
+
+def test_a_file_with_several_maps_is_looked_at_once(path):
+    file, known = several(path, "A", "B"), {}
+    describe(f"{file}[A]", known=known)
+    path.unlink()
+    with pytest.raises(StoreNotFoundError):
+        describe(f"{file}[B]")
+    assert known[str(path)][0].columns[1].name == "B"
+
+
+def test_letters_beyond_ascii_and_long_strings(path):
+    several(path, "I", LONG="x" * 100, AUTHOR="Muller")
+    path.write_bytes(path.read_bytes().replace(b"Muller", "Müller".encode("latin-1")))
+    assert describe(path).nside == 4

@@ -146,6 +146,22 @@ def test_options_for_all_maps_or_for_each(tmp_path):
         ingest({"a": one}, tmp_path / "sky.zarr", unit={"c": "K"})
 
 
+def test_the_tiling_of_a_new_store_can_be_chosen(tmp_path):
+    path = full(tmp_path / "map.fits")
+    ingest({"m": path}, tmp_path / "sky.zarr", tile_nside=2, chunk_nside=4).run()
+    assert stores.tiling_of(tmp_path / "sky.zarr") == sm.Tiling(8, 2, 4)
+    ingest({"n": path}, tmp_path / "sky.zarr").run()  # and later maps follow it
+    np.testing.assert_array_equal(map_of(tmp_path / "sky.zarr", "n"), some_map(8))
+
+
+def test_the_nside_can_be_given_where_the_file_is_silent(tmp_path):
+    columns = {"PIXEL": ("J", [3, 4]), "I": ("E", [1.0, 2.0])}
+    path = write_table(tmp_path / "map.fits", columns, INDXSCHM="EXPLICIT")
+    ingest({"m": path}, tmp_path / "sky.zarr", nside=16, unit="K", override=["unit"]).run()
+    assert np.flatnonzero(~np.isnan(map_of(tmp_path / "sky.zarr", "m"))).tolist() == [3, 4]
+    assert stores.tiling_of(tmp_path / "sky.zarr").nside == 16
+
+
 def test_override_counts_where_a_word_is_given(tmp_path):
     path = full(tmp_path / "map.fits")
     with pytest.raises(UnitError, match="override"):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 # Maps without an overview are at most 12 * 512**2 pixels; the others are looked at in their overview.
-LOOKED_AT_NSIDE = 64
+LOOKED_AT_NSIDE = 512
 
 
 def describe_store(store: str, *, as_json: bool = False) -> str:
@@ -24,7 +24,7 @@ def describe_store(store: str, *, as_json: bool = False) -> str:
     Returns
     -------
     str
-        Several lines.  Where a map has overviews, its observed fraction is that of the coarsest one.
+        Several lines.  Where a map has overviews, its observed fraction is that of the finest one.
 
     Raises
     ------

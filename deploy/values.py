@@ -202,7 +202,7 @@ def _settings_from_toml(name: str, value: object) -> dict[str, object]:
 
 
 def _names_from_words(name: str, words: object) -> object:
-    """A list of names, or NAME=VALUE where names are exchanged."""
+    """Return a list of names, or a mapping where names are exchanged."""
     given = words if isinstance(words, list) else [words]
     return (
         _pairs_from_words(_text)(name, given)

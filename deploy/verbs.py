@@ -244,6 +244,25 @@ VERBS = (
         "skymill correlate sky.zarr --maps i160 i250 i350 i500 i850um --out-dir correlations",
     ),
     Verb(
+        "degrade",
+        "write maps at a coarser nside",
+        (
+            _store("the fine sky store"),
+            Option("out", "path", "the coarse one, made if it is not there", required=True, positional=True),
+            Option("nside", "integer", "its nside", required=True),
+            Option("maps", "one or more texts", "which maps; default all"),
+            Option(
+                "policy",
+                "number or text",
+                "how many children must have a value: any, all, or a fraction",
+                default="any",
+            ),
+            Option("kind", "each text", "mean, sum, variance, bits or code; for all maps, or map=KIND, once for each"),
+            _OVERWRITE,
+        ),
+        "skymill degrade fine.zarr coarse.zarr --nside 256 --policy 0.5",
+    ),
+    Verb(
         "export",
         "write maps into a HEALPix FITS file",
         (

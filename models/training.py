@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -137,16 +138,18 @@ def train_network(
     batch = min(spec.batch_size, len(rows))
     steps = len(rows) // batch
     passes = max(1, math.ceil(spec.min_steps / (steps * spec.max_epochs)))
-    epoch_of, start, loss_of, unravel = _functions(spec, seed, passes * steps)
+    epoch_of, errors_of, first_state = _functions(spec, passes * steps)
+    flat, unravel = ravel_pytree(initial_parameters(spec, seed))
     random = np.random.default_rng([seed, 1])
-    state, best, best_loss, best_epoch = start, start[0], np.inf, 0
+    state = first_state(flat)
+    best, best_loss, best_epoch = flat, np.inf, 0
     history: list[Epoch] = []
     stopped = "all epochs"
     for number in range(1, spec.max_epochs + 1):
         # Rows are shuffled, not columns: a pixel's numbers then move together, in one cache line.
         order = np.concatenate([random.permutation(len(rows))[: steps * batch] for _ in range(passes)])
         state, loss = epoch_of(state, rows[order].reshape(passes * steps, batch, -1))
-        validation_loss, r2 = _validate(loss_of, state[0], checked, spec.loss_delta)
+        validation_loss, r2 = _validate(errors_of, state[0], checked, spec.loss_delta)
         epoch = Epoch(number, float(loss), validation_loss, r2, time.perf_counter() - began)
         if not np.isfinite(epoch.loss + epoch.validation_loss):
             raise RunError(
@@ -218,11 +221,12 @@ def _rows(
     return np.ascontiguousarray(np.concatenate([x, y[None]]).T)
 
 
-def _functions(spec: ModelSpec, seed: int, steps: int) -> tuple[Any, Any, Any, Any]:
-    """Return compiled epoch, first state, compiled prediction, and what makes layers of a flat vector."""
+@functools.lru_cache(maxsize=16)
+def _functions(spec: ModelSpec, steps: int) -> tuple[Any, Any, Any]:
+    """Return compiled epoch and errors, and what makes the first state of flat parameters."""
     # One flat vector of parameters: Adam is then a few operations instead of a few for each array, and with
     # some thousand parameters it is the number of operations that costs.
-    flat, unravel = ravel_pytree(initial_parameters(spec, seed))
+    _, unravel = ravel_pytree(initial_parameters(spec, 0))
     rate: Any = spec.learning_rate
     if spec.schedule == "cosine":
         rate = optax.cosine_decay_schedule(spec.learning_rate, decay_steps=spec.max_epochs * steps)
@@ -249,7 +253,7 @@ def _functions(spec: ModelSpec, seed: int, steps: int) -> tuple[Any, Any, Any, A
         columns = rows.T
         return apply(unravel(parameters), columns[:-1], spec.activation) - columns[-1]
 
-    return epoch, (flat, optimiser.init(flat)), errors, unravel
+    return epoch, errors, lambda flat: (flat, optimiser.init(flat))
 
 
 def _validate(errors: Any, parameters: Any, rows: NDArray[np.float32], delta: float) -> tuple[float, float]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
 
 from ..chunking.errors import DiskFullError, InputError, RunError
+from .worker import workers_of
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -26,7 +27,7 @@ RETRIES = 2
 
 
 class Executor(Protocol):
-    """Where tasks run: three methods stand between the engine and Dask."""
+    """Where tasks run: four methods stand between the engine and Dask."""
 
     def slots(self) -> int:
         """Return how many tasks may be out at once."""
@@ -36,6 +37,9 @@ class Executor(Protocol):
 
     def check(self) -> None:
         """Raise RunError if the tasks that are out will never come back."""
+
+    def lost(self) -> bool:
+        """Return whether nobody is there any more who could do or cancel tasks."""
 
 
 class ThreadsExecutor:
@@ -56,6 +60,10 @@ class ThreadsExecutor:
     def check(self) -> None:
         """Do nothing: threads do not get lost."""
 
+    def lost(self) -> bool:
+        """Return False: threads do not get lost."""
+        return False
+
     def close(self) -> None:
         """Drop what has not begun, wait for what has."""
         self._pool.shutdown(wait=True, cancel_futures=True)
@@ -64,11 +72,11 @@ class ThreadsExecutor:
 class DaskExecutor:
     """Workers of a Dask cluster."""
 
-    def __init__(self, client: Client, patience: float = PATIENCE_SECONDS) -> None:
+    def __init__(self, client: Client, patience: float | None = None) -> None:
         self._client = client
         self._run = uuid4().hex[:12]
         self._sent = 0
-        self._patience = patience
+        self._patience = PATIENCE_SECONDS if patience is None else patience
         self._seen_worker = time.monotonic()
         self._slots = 1
         self._asked = 0.0
@@ -79,13 +87,19 @@ class DaskExecutor:
         if time.monotonic() - self._asked < 1.0:
             return
         self._asked = time.monotonic()
-        workers = self._client.scheduler_info(n_workers=-1)["workers"] if self._alive() else {}
+        workers = [worker for worker in self._workers() if _at_work(worker)]
         if workers:
             self._seen_worker = time.monotonic()
-            self._slots = TASKS_PER_THREAD * sum(int(w["nthreads"]) for w in workers.values())
+            self._slots = TASKS_PER_THREAD * sum(int(worker["nthreads"]) for worker in workers)
+
+    def _workers(self) -> list[dict[str, Any]]:
+        try:
+            return workers_of(self._client, timeout=self._patience) if self._alive() else []
+        except RunError:  # the connection broke, and the client does not know it yet
+            return []
 
     def _alive(self) -> bool:
-        return self._client.status == "running"
+        return bool(self._client.status == "running")
 
     def slots(self) -> int:
         """Return how many tasks may be out at once."""
@@ -102,13 +116,36 @@ class DaskExecutor:
         self._refresh()
         silent = time.monotonic() - self._seen_worker
         if self._client.status in ("closed", "closing"):
-            raise RunError("the connection to the Dask scheduler is lost. " + _AGAIN)
+            raise RunError("the connection to the Dask scheduler is lost. Start it again. " + _AGAIN)
         if silent > self._patience:
-            what = "has no workers" if self._alive() else "does not answer"
-            raise RunError(f"the Dask cluster {what} since {silent:.0f} s. Start it or its workers again. " + _AGAIN)
+            if not self._alive():
+                what = "does not answer"
+            elif self._workers():
+                what = "has only workers that are paused for want of memory"
+            else:
+                what = "has no workers"
+            raise RunError(
+                f"the Dask cluster {what} since {silent:.0f} s. Start it or its workers again, with more memory where "
+                "that was short. " + _AGAIN
+            )
+
+    def lost(self) -> bool:
+        """Return whether the scheduler is out of reach."""
+        return not self._alive()
+
+
+def _at_work(worker: dict[str, Any]) -> bool:
+    """Return whether a worker takes tasks or has one in hand; one that is paused and idle may stay so for ever."""
+    if worker.get("status", "running") == "running":
+        return True
+    return bool(worker.get("metrics", {}).get("task_counts", {}).get("executing"))
 
 
 _AGAIN = "Nothing that was finished is lost: run the same command again and it does only what is missing."
+_WORKER_DIED = (
+    "its worker process died each time it was tried, most likely because the task needs more memory than the worker "
+    "has; give workers more memory or fewer threads, or make tiles smaller"
+)
 
 
 def run_window(
@@ -140,14 +177,16 @@ def run_window(
         If the run as a whole cannot go on.
     """
     waiting = deque(tiles)
+    suspects: deque[int] = deque()  # their worker died; they go out one by one, so that none takes others with it
+    alone: set[int] = set()
     attempts: dict[int, int] = {}
     running: dict[Any, int] = {}
     arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
     set_aside: list[tuple[int, str]] = []
     try:
-        while waiting or running:
-            while waiting and len(running) < executor.slots():
-                tile = waiting.popleft()
+        while waiting or running or suspects:
+            while (waiting and len(running) < executor.slots()) or (suspects and not running):
+                tile = waiting.popleft() if waiting else suspects.popleft()
                 future = _submit(executor, task, tile)
                 running[future] = tile
                 future.add_done_callback(arrived.put)
@@ -162,14 +201,24 @@ def run_window(
                 handle(tile, future.result())
                 continue
             _raise_if_fatal(error, executor)
+            if type(error).__name__ == "KilledWorker":
+                # Dask has tried several workers by itself.  Whoever waited on the same worker died with the culprit,
+                # so it counts only where the tile was out alone.
+                if tile in alone:
+                    set_aside.append((tile, _WORKER_DIED))
+                else:
+                    alone.add(tile)
+                    suspects.append(tile)
+                continue
             attempts[tile] = attempts.get(tile, 0) + 1
             if attempts[tile] <= retries:
                 waiting.append(tile)
             else:
                 set_aside.append((tile, f"{type(error).__name__}: {error}"))
     finally:
-        for future in running:
-            future.cancel()
+        if not executor.lost():
+            for future in running:
+                future.cancel()
     return sorted(set_aside)
 
 
@@ -197,16 +246,28 @@ def _error_of(future: Any) -> BaseException | None:
 
 def _raise_if_fatal(error: BaseException, executor: Executor) -> None:
     """Stop the run for what would hit every other tile just the same."""
-    number = getattr(error, "errno", None)
-    if number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
-        raise DiskFullError("the disk is full. Free some space. " + _AGAIN) from error
-    if number in (errno.EROFS, errno.EACCES, errno.EPERM):
-        raise RunError(f"the store cannot be written ({error}). Make it writable. " + _AGAIN) from error
     if isinstance(error, (KeyboardInterrupt, SystemExit)):
         raise error
+    everywhere = hits_every_tile(error)
+    if everywhere is not None:
+        raise everywhere from error
     if "Cancelled" in type(error).__name__:
         deadline = time.monotonic() + 5.0
         while time.monotonic() < deadline:  # a lost scheduler cancels everything a moment before its status shows it
             executor.check()
+            if executor.lost():
+                raise RunError("the connection to the Dask scheduler is lost. Start it again. " + _AGAIN) from error
             time.sleep(0.2)
         raise RunError("the Dask cluster cancelled the tasks of this run. " + _AGAIN) from error
+
+
+def hits_every_tile(error: BaseException) -> RunError | None:
+    """Return what to tell of a disk that is full or a store that may not be touched; None of anything else."""
+    number = getattr(error, "errno", None)
+    if number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
+        return DiskFullError(f"the disk is full ({error}). Free some space. " + _AGAIN)
+    if number == errno.EROFS:
+        return RunError(f"the store cannot be written ({error}). Make it writable. " + _AGAIN)
+    if number in (errno.EACCES, errno.EPERM):
+        return RunError(f"the store cannot be written or read ({error}). Change its permissions. " + _AGAIN)
+    return None

@@ -67,9 +67,9 @@ class Worker:
         Raises
         ------
         RunError
-            If the cluster has no worker.
+            If the cluster has no worker or does not answer.
         """
-        known: list[dict[str, Any]] = list(client.scheduler_info(n_workers=-1)["workers"].values())
+        known = workers_of(client)
         if not known:
             raise RunError(
                 "the Dask cluster has no workers. Start some, or wait for them (`client.wait_for_workers(1)`), "
@@ -83,6 +83,25 @@ class Worker:
             device="gpu" if gpu else "cpu",
             processes=len(known),
         )
+
+
+def workers_of(client: Client, timeout: float = 30.0) -> list[dict[str, Any]]:
+    """Return what the scheduler knows of every worker.
+
+    Raises
+    ------
+    RunError
+        If the scheduler is lost or does not answer within `timeout` seconds.
+    """
+    # `Client.scheduler_info` would wait for ever on a scheduler that is there and says nothing.
+    try:
+        known = client.sync(client.scheduler.identity, n_workers=-1, callback_timeout=timeout)
+    except (OSError, TimeoutError, AttributeError) as error:
+        raise RunError(
+            f"the Dask scheduler does not answer ({type(error).__name__}: {error}). Start it again, and run the same "
+            "command again: it does only what is missing."
+        ) from error
+    return list(known["workers"].values())
 
 
 def _limit(known: dict[str, Any]) -> int:

@@ -10,6 +10,7 @@ from concurrent.futures import Future
 import pytest
 from skymill.chunking import errors
 from skymill.engine.window import TASKS_PER_THREAD, DaskExecutor, ThreadsExecutor, run_window
+from skymill.engine.worker import Worker
 
 
 class Counting:
@@ -37,6 +38,9 @@ class Counting:
 
     def check(self):
         pass
+
+    def lost(self):
+        return False
 
 
 def test_no_more_are_out_than_there_are_slots():
@@ -100,9 +104,13 @@ class Client:
 
     def __init__(self, status="running", workers=None):
         self.status, self.workers = status, workers or {}
+        self.scheduler = self
 
-    def scheduler_info(self, n_workers):
+    def identity(self, n_workers):
         return {"workers": self.workers}
+
+    def sync(self, function, callback_timeout, **arguments):
+        return function(**arguments)
 
 
 def test_a_cluster_without_workers_is_reported_not_awaited():
@@ -124,3 +132,53 @@ def test_slots_follow_the_workers():
     client.workers["b"] = {"nthreads": 4}
     time.sleep(1.1)
     assert executor.slots() == 6 * TASKS_PER_THREAD
+
+
+PAUSED = {"nthreads": 1, "status": "paused", "metrics": {"task_counts": {"executing": 0}}}
+
+
+def test_workers_that_are_paused_and_idle_are_reported_not_awaited():
+    executor = DaskExecutor(Client(workers={"a": PAUSED}), patience=0.05)
+    time.sleep(0.1)
+    with pytest.raises(errors.RunError, match="only workers that are paused for want of memory"):
+        executor.check()
+
+
+def test_a_paused_worker_with_a_task_in_hand_is_awaited():
+    busy = {**PAUSED, "metrics": {"task_counts": {"executing": 1}}}
+    executor = DaskExecutor(Client(workers={"a": busy}), patience=0.05)
+    executor._asked = 0.0
+    time.sleep(0.1)
+    executor.check()
+
+
+def test_a_scheduler_that_says_nothing_is_reported():
+    class Silent(Client):
+        def sync(self, function, callback_timeout, **arguments):
+            raise TimeoutError
+
+    with pytest.raises(errors.RunError, match="does not answer"):
+        Worker.from_client(Silent())
+
+
+class KilledWorker(Exception):
+    """What Dask raises, as far as the window looks at it."""
+
+
+def test_the_neighbours_of_a_tile_that_kills_workers_are_not_set_aside_with_it():
+    """Every tile that is out together with tile 3 dies with it."""
+    executor = Counting(3)
+
+    def finish():
+        together = [entry for entry in executor.out]
+        executor.out.clear()
+        dies = any(tile == 3 for _, _, tile in together)
+        for future, task, tile in together:
+            future.set_exception(KilledWorker()) if dies else future.set_result(task(tile))
+
+    executor._finish = finish
+    got = {}
+    ((tile, reason),) = run_window(lambda tile: tile, range(12), executor, got.__setitem__)
+    assert tile == 3
+    assert "worker process died" in reason
+    assert sorted(got) == [0, 1, 2, *range(4, 12)]

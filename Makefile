@@ -17,7 +17,8 @@ help:
 	@echo 'make distclean remove .venv too'
 
 demo: $(READY)
-	.venv/bin/python -m skymill.deploy.cli demo --out demo-output --overwrite
+	rm -rf demo-output
+	.venv/bin/skymill demo --out demo-output
 
 # The fast tests first: most mistakes show within a minute.
 test: lint

@@ -281,8 +281,8 @@ def _demo(words: list[str]) -> None:
     found = parser.parse_args(words)
     session = _given(SESSION, found)
     _log(quiet=found.quiet)
-    demo(found.out, nside=found.nside, finer=found.finer, seed=found.seed, overwrite=found.overwrite,
-         quiet=found.quiet, session=session)  # fmt: skip
+    options = {"nside": found.nside, "finer": found.finer, "seed": found.seed, "quiet": found.quiet}
+    demo(found.out, **options, session=session)
 
 
 if __name__ == "__main__":

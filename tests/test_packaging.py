@@ -12,7 +12,6 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
-
 import skymill as sm
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -15,7 +15,8 @@ from ..chunking.geometry import morton
 from . import sky_random
 from .sky_random import Words
 
-HALO = 2  # a slope needs one neighbour, and a halo of two parents gives again two children
+RIM = 2  # parents beyond a piece whose children are made too: these are the next halo
+HALO = 2 * RIM  # a slope needs two neighbours on each side
 
 type Integers = NDArray[np.int64]
 
@@ -136,12 +137,12 @@ def nested(order: int, face: Integers, x: Integers, y: Integers) -> Integers:
 
 
 def framed_pixels(piece: Piece) -> Integers:
-    """Return the NESTED numbers of a piece with its halo, (side + 4, side + 4) int64, rows along y.
+    """Return the NESTED numbers of a piece with its halo, (side + 8, side + 8) int64, rows along y.
 
     Examples
     --------
-    >>> framed_pixels(Piece(1, 0, 0, 0, 2)).shape
-    (6, 6)
+    >>> framed_pixels(Piece(2, 0, 0, 0, 2)).shape
+    (10, 10)
     """
     steps = np.arange(-HALO, piece.side + HALO, dtype=np.int64)
     face, x, y = fold(piece.order, piece.face, piece.x + steps[np.newaxis, :], piece.y + steps[:, np.newaxis])
@@ -158,7 +159,7 @@ def child_words(piece: Piece, rim: int, seed: int, field: str) -> Words:
     piece : Piece
         The parents.
     rim : int
-        Parents beyond each side, 0 or 1.
+        Parents beyond each side.
     seed, field
         As in `sky_random.keys`.
 
@@ -169,8 +170,8 @@ def child_words(piece: Piece, rim: int, seed: int, field: str) -> Words:
 
     Examples
     --------
-    >>> child_words(Piece(1, 0, 0, 0, 2), 1, 5, "dust").shape
-    (4, 4, 4)
+    >>> child_words(Piece(2, 0, 0, 0, 2), 2, 5, "dust").shape
+    (4, 6, 6)
     """
     order, size = piece.order + 1, piece.side + 2 * rim
     key = sky_random.keys(seed, field, order)
@@ -181,7 +182,7 @@ def child_words(piece: Piece, rim: int, seed: int, field: str) -> Words:
     out = np.empty((2, 2, size, size), dtype=np.uint32)
     np.add(along_x[np.newaxis, :, np.newaxis, :], along_y[:, np.newaxis, :, np.newaxis], out=out)
     if rim and piece.at_edge:
-        for end in (0, size - 1):
+        for end in (*range(rim), *range(size - rim, size)):
             pair = slice(2 * end, 2 * end + 2)
             out[:, :, end, :] = _folded_words(order, piece.face, x, y[pair], key).reshape(2, size, 2).swapaxes(1, 2)
             out[:, :, :, end] = _folded_words(order, piece.face, x[pair], y, key).reshape(size, 2, 2).transpose(1, 2, 0)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from . import sky_refine
 from .sky_fields import BASE_ORDER
-from .sky_frame import HALO, Piece, framed_pixels, unravel
+from .sky_frame import HALO, RIM, Piece, framed_pixels, unravel
 from .sky_random import Singles
 from .sky_recipe import BANDS_OF, Recipe, Sums, compose
 
@@ -186,7 +186,7 @@ class TileJob:
             state.piece,
             state.fields,
             self.growths,
-            1,
+            RIM,
             self.seed,
             lambda _, kids: grown.append(sky_refine.interleave(kids)),
         )

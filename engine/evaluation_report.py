@@ -29,6 +29,7 @@ class RegionMaps:
     target: str
     fine_store: str | None
     fine_prediction: str | None
+    limit: float
 
 
 def write_evaluation(
@@ -144,6 +145,7 @@ def _region(view: View, maps: RegionMaps) -> Any:
         fine,
         label=maps.label,
         unit=maps.unit,
+        limit=maps.limit,
     )
 
 
@@ -165,7 +167,7 @@ def _about(pair: Mapping[str, Any]) -> str:
     share = percent(total["above_limit_fraction"], 3)
     return (
         f"{text}. Of the {total['pixels']:,} used, {total['n_above']:,} ({share}) have a relative error above "
-        f"{percent(pair['limit'], 0)}. Quantiles are known to {number(total['quantile_bound'], 2)}."
+        f"{percent(pair['limit'], 0)}. Quantiles are known to {percent(total['quantile_bound'], 3)}."
     )
 
 

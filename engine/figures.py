@@ -22,6 +22,7 @@ from .moments import Floats
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 CONTOURS = (0.10, 0.30, 0.50, 0.70, 0.95)
@@ -56,6 +57,18 @@ def style(axes: Axes, x: str = "", y: str = "", title: str = "") -> None:
     axes.set_ylabel(y, fontsize=LABEL_SIZE, color=INK)
     if title:
         axes.set_title(title, fontsize=LABEL_SIZE, color=INK, loc="left", fontweight="bold")
+
+
+def log_ticks(axis: Axis, low: float, high: float) -> None:
+    """Label a logarithmic axis from `low` to `high` so that labels stay apart, however few decades it spans."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+    axis.set_minor_formatter(NullFormatter())
+    decades = np.log10(high / low)
+    if decades >= 2:
+        return
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)) if decades >= 0.7 else MaxNLocator(4))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def note(axes: Axes, text: str, place: str = "upper left") -> None:
@@ -156,6 +169,8 @@ def draw_density(axes: Axes, statistics: PairStatistics, fractions: Sequence[flo
     axes.plot([low, high], [low, high], color=COLOURS[1], linewidth=0.9, linestyle=(0, (5, 4)))
     axes.set_xlim(x[0], x[-1])
     axes.set_ylim(y[0], y[-1])
+    log_ticks(axes.xaxis, x[0], x[-1])
+    log_ticks(axes.yaxis, y[0], y[-1])
     return mesh
 
 

@@ -91,11 +91,12 @@ def correlation_figure(matrix: NDArray[np.float64], names: Sequence[str], *, kin
     axes.tick_params(which="minor", length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
+    digits = 3 if count <= 8 else 2
     for row in range(count):
         for column in range(count):
             value = ordered[row, column]
             colour = "white" if abs(value) > 0.6 else INK
-            axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=NOTE_SIZE, color=colour)
+            axes.text(column, row, f"{value:.{digits}f}", ha="center", va="center", fontsize=NOTE_SIZE, color=colour)
     bar = figure.colorbar(image, cax=bar_axes)
     bar.ax.tick_params(labelsize=TICK_SIZE)
     bar.outline.set_visible(False)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .figures import INK, LABEL_SIZE, TICK_SIZE, new_figure
+from .figures import INK, LABEL_SIZE, TICK_SIZE, log_ticks, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,10 +64,13 @@ def region_figure(
     label, unit : str
         Of the band.
     limit : float
-        Relative error at the ends of the colour scale.
+        Relative error at the ends of the colour scale, at most; the scale ends where 99 % of the pixels do.
     titles : mapping, optional
         More than the plain titles for "target", "prediction", "error" and "fine".
     """
+    from matplotlib.colors import LogNorm, Normalize
+    from matplotlib.ticker import MaxNLocator
+
     titles = {
         "target": f"Target {label}",
         "prediction": f"Prediction {label}",
@@ -81,18 +84,19 @@ def region_figure(
     images["error"] = np.where(np.isfinite(error), 100 * error, np.nan)
     if fine is not None:
         images["fine"] = fine
+    finite = np.abs(images["error"][np.isfinite(images["error"])])
+    reach = min(100 * limit, max(2.0, float(np.quantile(finite, 0.99)))) if finite.size else 100 * limit
     norm = _intensity_norm([image for key, image in images.items() if key != "error"])
     columns = 2 if fine is not None else 3
     rows = -(-len(images) // columns)
-    figure = new_figure(4.3 * columns, 3.9 * rows + 0.35)
+    figure = new_figure(4.3 * columns, 3.35 * rows + 0.55)
+    figure.set_layout_engine("compressed")  # panels are square: no room is left between them and their bars
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     half = view.width / 2
     for place, (axes, (key, image)) in enumerate(zip(panels.flat, images.items(), strict=True)):
         colours, scale, bar_label = "inferno", norm, unit
         if key == "error":
-            from matplotlib.colors import Normalize
-
-            colours, scale, bar_label = "RdBu_r", Normalize(-100 * limit, 100 * limit), "%"
+            colours, scale, bar_label = "RdBu_r", Normalize(-reach, reach), "%"
         # Missing pixels stand out in grey: neither end of any of the colour maps is grey.
         axes.set_facecolor(NO_VALUE)
         shown = axes.imshow(
@@ -104,8 +108,12 @@ def region_figure(
             interpolation="nearest",
         )
         axes.set_title(titles[key], fontsize=LABEL_SIZE, loc="left", color=INK, fontweight="bold")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.tick_params(direction="in", top=True, right=True, labelsize=TICK_SIZE, color="white")
-        bar = figure.colorbar(shown, ax=axes, shrink=0.9, pad=0.02, extend="both" if key == "error" else "neither")
+        bar = figure.colorbar(shown, ax=axes, pad=0.02, extend="both" if key == "error" else "neither")
+        if isinstance(scale, LogNorm):
+            log_ticks(bar.ax.yaxis, float(scale.vmin or 1), float(scale.vmax or 1))
         bar.ax.tick_params(labelsize=TICK_SIZE)
         bar.set_label(bar_label, fontsize=TICK_SIZE)
         if place >= (rows - 1) * columns:

@@ -11,7 +11,7 @@ from .moments import Floats, Integers
 
 _FIT_BINS = 120
 _FIT_REACH = 4.0  # robust sigmas to either side of the median that a fit looks at
-_FEWEST_VALUES = 50
+_FEWEST_VALUES = {1: 50, 2: 500}  # by number of components
 _FEWEST_BINS = 6
 
 
@@ -102,7 +102,7 @@ def fit_gaussians(histogram: Histogram, components: int = 1) -> tuple[Gaussian, 
     Parameters
     ----------
     histogram : Histogram
-        At least 50 values.
+        At least 50 values for one component, 500 for two.
     components : {1, 2}
         How many Gaussians.
 
@@ -112,7 +112,7 @@ def fit_gaussians(histogram: Histogram, components: int = 1) -> tuple[Gaussian, 
     """
     median = histogram.quantile(0.5)
     spread = (histogram.quantile(0.75) - histogram.quantile(0.25)) / 1.3489795
-    if histogram.total < _FEWEST_VALUES or not spread > 0:
+    if histogram.total < _FEWEST_VALUES[components] or not spread > 0:
         return ()
     reach = _FIT_REACH if components == 1 else 1.5 * _FIT_REACH
     edges, counts = histogram.rebinned(median - reach * spread, median + reach * spread, _bins(histogram.total))
@@ -152,8 +152,10 @@ def _least_squares(
     best = None
     for start in starts:
         number = start.size // 3
-        low = np.tile([0.0, edges[0], spread * 0.02], number)
+        # A component narrower than a bin would fit the noise of that bin.
+        low = np.tile([0.0, edges[0], float(np.diff(edges).mean())], number)
         high = np.tile([2.0, edges[-1], spread * 30], number)
+        start = np.clip(start, low + 1e-3 * (high - low), high - 1e-3 * (high - low))
         found = least_squares(
             misfit, start, bounds=(low, high), x_scale=np.tile([1.0, spread, spread], number), max_nfev=400
         )

@@ -207,9 +207,9 @@ def test_too_few_pixels_are_named(sky, tmp_path):
 def test_more_pixels_than_memory_are_refused_with_a_number_that_fits(sky):
     small = {"memory": 250_000_000 + 150_000, "threads": 1}
     plan = correlate(sky[0], NAMES, **small)
-    with pytest.raises(MemoryLimitError, match="max_pixels=1250 fits"):
+    with pytest.raises(MemoryLimitError, match="max_pixels=892 fits"):
         plan.run(progress=False)
-    assert correlate(sky[0], NAMES, **small, max_pixels=1250).run(progress=False).pixels == 1250
+    assert correlate(sky[0], NAMES, **small, max_pixels=892).run(progress=False).pixels == 892
 
 
 def test_public_name():

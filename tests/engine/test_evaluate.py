@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import pickle
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -259,6 +260,22 @@ def test_one_band_without_surveys(sky, tmp_path):
 def test_names_of_surveys_can_be_given(sky, tmp_path):
     found = evaluate(sky[0], "pred_850um", "i850um", tmp_path, names={7: "seven"}).run(progress=False)
     assert set(found.numbers["pairs"]["850um"]["surveys"]) == {"survey 1", "survey 2", "seven"}
+
+
+def test_what_travels_between_processes_comes_back_whole(sky):
+    where, arrays = sky
+    tiling = stores.tiling_of(where)
+    pair = evaluation_pass.Pair("850um", "pred_850um", "i850um", "mask_850um")
+    measure = evaluation_pass.Measure((pair,), (), "survey", 0.2, tiling.tile_npix)
+    assert len(pickle.dumps(measure)) < 2000
+    inputs = {name: arrays[name][tiling.tile_slice(8)] for name in measure.reads()}
+    gathered = measure(8, inputs)
+    travelled = pickle.loads(pickle.dumps(gathered))
+    twice = gathered.merge(travelled).pairs["850um"][1]
+    once = gathered.pairs["850um"][1]
+    assert twice.n_both == 2 * once.n_both > 0
+    np.testing.assert_array_equal(twice.errors.counts, 2 * once.errors.counts)
+    np.testing.assert_array_equal(twice.joint.counts, 2 * once.joint.counts)
 
 
 def test_nothing_happens_before_run(sky, tmp_path):

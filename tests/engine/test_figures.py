@@ -133,10 +133,19 @@ def test_region_figure_shows_error_in_percent(with_fine, tmp_path):
     error = panels[2].images[0]
     np.testing.assert_allclose(error.get_array().compressed(), 10.0, rtol=1e-4)
     assert error.get_array().mask[:5].all()
+    assert error.norm.vmax == pytest.approx(10.0, rel=1e-4)
     assert panels[0].images[0].norm is panels[1].images[0].norm
     assert panels[0].get_xlim() == (2.0, -2.0)  # east is left
     assert "(l, b) = (10.00, 20.00)" in figure.get_suptitle()
     assert pixels(figure, tmp_path).std() > 0.05
+
+
+def test_the_error_scale_of_a_region_ends_at_the_limit():
+    target = np.ones((4, 4), np.float32)
+    view = View("x", 0.0, 0.0, 1.0, "icrs")
+    for limit, end in ((0.2, 20.0), (0.9, 50.0)):
+        figure = region_figure(view, target, target * 1.5, None, label="x", unit="1", limit=limit)
+        assert [axes for axes in figure.axes if axes.images][2].images[0].norm.vmax == pytest.approx(end)
 
 
 def test_a_region_without_any_value_makes_a_figure(tmp_path):

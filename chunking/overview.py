@@ -22,7 +22,7 @@ from .schema import MapInfo
 from .tiling import Tiling
 
 FINEST_NSIDE = 512  # 3 million pixels: twice what a page-wide picture of the sky shows
-COARSEST_NSIDE = 64
+COARSEST_NSIDE = 128  # 200 000 pixels: a thumbnail
 
 
 def levels(nside: int) -> tuple[int, ...]:
@@ -31,13 +31,11 @@ def levels(nside: int) -> tuple[int, ...]:
     Examples
     --------
     >>> levels(4096)
-    (512, 256, 128, 64)
+    (512, 128)
     >>> levels(512)
     ()
     """
-    if nside <= FINEST_NSIDE:
-        return ()
-    return tuple(1 << k for k in range(FINEST_NSIDE.bit_length() - 1, COARSEST_NSIDE.bit_length() - 2, -1))
+    return (FINEST_NSIDE, COARSEST_NSIDE) if nside > FINEST_NSIDE else ()
 
 
 def address(where: str, nside: int) -> str:
@@ -63,7 +61,7 @@ def begin(where: str, maps: Sequence[MapInfo]) -> None:
         store.create(there, nside, frame=store.frame_of(where), tile_nside=pieces, chunk_nside=pieces)
         held = store.map_names(store.open_group(there))
         missing = [replace(made, provenance={"overview of": made.name}) for made in maps if made.name not in held]
-        store.create_maps(there, missing)
+        store.create_maps(there, missing, codec="none")
 
 
 def summarise(values: NDArray[Any], npix_ratio: int, *, bits: bool) -> NDArray[Any]:
@@ -75,24 +73,38 @@ def summarise(values: NDArray[Any], npix_ratio: int, *, bits: bool) -> NDArray[A
 
 
 def write_piece(where: str, name: str, tile: int, values: NDArray[Any]) -> None:
-    """Write the piece of the finest overview that a tile covers."""
+    """Write the piece of the finest overview that a tile covers; a piece without any value is not stored."""
     tiling = _tiling(where)
     if not levels(tiling.nside):
         return
     ratio = (tiling.nside // FINEST_NSIDE) ** 2
-    piece = summarise(values, ratio, bits=name.startswith(("flag_", "reason_")))
-    store.write_tile(address(where, FINEST_NSIDE), name, tile, piece)
+    piece = summarise(values, ratio, bits=_is_bits(name))
+    if piece.dtype.kind != "f" or not np.isnan(piece).all():
+        store.put_plain_tile(address(where, FINEST_NSIDE), name, tile, piece)
 
 
-def finish(where: str, names: Sequence[str]) -> None:
+def _is_bits(name: str) -> bool:
+    return name.startswith(("flag_", "reason_"))
+
+
+def finish(where: str, maps: Sequence[MapInfo]) -> None:
     """Make the coarser overviews from the finest."""
-    nsides = levels(store.tiling_of(where).nside)
-    for name in names:
-        for finer, coarser in itertools.pairwise(nsides):
-            for tile in range(12):
-                fine = store.read_cells(address(where, finer), name, tile * finer**2, (tile + 1) * finer**2)
-                coarse = summarise(fine, 4, bits=name.startswith(("flag_", "reason_")))
-                store.write_tile(address(where, coarser), name, tile, coarse)
+    tiling = store.tiling_of(where)
+    for finer, coarser in itertools.pairwise(levels(tiling.nside)):
+        assert tiling.tile_nside is not None
+        pieces = (tiling.tile_nside if finer == FINEST_NSIDE else 1) ** 2  # of the finer level in a base pixel
+        for made in maps:
+            for base in range(12):
+                kept = [
+                    store.get_plain_tile(address(where, finer), made.name, base * pieces + part, made.dtype)
+                    for part in range(pieces)
+                ]
+                if all(piece is None for piece in kept):
+                    continue
+                empty = np.full(finer**2 // pieces, made.fill_value, made.dtype)
+                fine = np.concatenate([empty if piece is None else piece for piece in kept])
+                coarse = summarise(fine, (finer // coarser) ** 2, bits=_is_bits(made.name))
+                store.put_plain_tile(address(where, coarser), made.name, base, coarse)
 
 
 def best(where: str, name: str, nside: int) -> tuple[str, int]:

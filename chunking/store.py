@@ -6,10 +6,7 @@ Does not cover: who writes which tile when, and what is finished (`engine/ledger
 
 from __future__ import annotations
 
-import functools
-import os
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -19,12 +16,50 @@ from numpy.typing import NDArray
 from . import objects
 from .errors import FormatError, IdentityError, InputError, MissingMapError, StoreNotFoundError, nearest
 from .schema import FORMAT_VERSION, MapInfo, check_frame, validate
+from .tiles import (
+    StoreAddress,
+    forget_open_arrays,
+    get_plain_tile,
+    observed_tiles,
+    put_plain_tile,
+    read_cells,
+    read_tile,
+    write_tile,
+)
 from .tiling import Tiling
 
 if TYPE_CHECKING:
     import xarray as xr
 
-type StoreAddress = str | os.PathLike[str]
+__all__ = [
+    "CODECS",
+    "StoreAddress",
+    "address",
+    "column_attributes",
+    "create",
+    "create_column",
+    "create_maps",
+    "delete_map",
+    "exists",
+    "forget_open_arrays",
+    "frame_of",
+    "get_plain_tile",
+    "info",
+    "infos",
+    "map_names",
+    "observed_tiles",
+    "open",
+    "open_group",
+    "overview_nsides",
+    "put_plain_tile",
+    "read_cells",
+    "read_column",
+    "read_tile",
+    "require_maps",
+    "set_column_attributes",
+    "tiling_of",
+    "write_tile",
+]
 
 _DGGS_CONVENTION = {
     "uuid": "7b255807-140c-42ca-97f6-7a1cfecdbc38",
@@ -33,7 +68,7 @@ _DGGS_CONVENTION = {
     "name": "dggs",
     "description": "Discrete Global Grid Systems convention for zarr",
 }
-CODECS = ("lz4", "zstd")
+CODECS = ("lz4", "zstd", "none")
 
 
 def address(store: StoreAddress) -> str:
@@ -281,8 +316,9 @@ def create_maps(store: StoreAddress, maps: Sequence[MapInfo], *, codec: str = "l
         The store, which must exist.
     maps : sequence of MapInfo
         What to create.
-    codec : {"lz4", "zstd"}
-        Compressor behind the bit shuffle: lz4 is fast, zstd smaller for archives.
+    codec : {"lz4", "zstd", "none"}
+        Compressor behind the bit shuffle: lz4 is fast, zstd smaller for archives; "none" stores each tile as one
+        plain chunk, for maps so small that their tiles are written without the ceremony (`put_plain_tile`).
 
     Raises
     ------
@@ -303,8 +339,9 @@ def create_maps(store: StoreAddress, maps: Sequence[MapInfo], *, codec: str = "l
             raise IdentityError(
                 f"map {entry.name!r} is in the store {address(store)} already; give another name, or overwrite=True."
             )
+        plain = codec == "none"
         compressor = BloscCodec(
-            cname=cast(Any, codec),
+            cname=cast(Any, "lz4" if plain else codec),
             clevel=5 if codec == "lz4" else 3,
             shuffle="bitshuffle",
             typesize=np.dtype(entry.dtype).itemsize,
@@ -312,22 +349,22 @@ def create_maps(store: StoreAddress, maps: Sequence[MapInfo], *, codec: str = "l
         group.create_array(
             entry.name,
             shape=(tiling.npix,),
-            chunks=(tiling.chunk_npix,),
-            shards=(tiling.tile_npix,),
+            chunks=(tiling.tile_npix if plain else tiling.chunk_npix,),
+            shards=None if plain else (tiling.tile_npix,),
             dtype=entry.dtype,
             fill_value=entry.fill_value,
             dimension_names=["cells"],
-            compressors=compressor,
+            compressors=None if plain else compressor,
             attributes=entry.attributes(),
         )
-    _array.cache_clear()
+    forget_open_arrays()
 
 
 def delete_map(store: StoreAddress, name: str) -> None:
     """Remove a map and its overviews; its ledger goes last, so that a half-removed map is never taken as whole."""
     where = address(store)
     group = open_group(where, mode="r+")
-    _array.cache_clear()
+    forget_open_arrays()
     for overview in overview_nsides(group):
         objects.delete_prefix(where, f"overview/nside{overview}/{name}/")
     objects.delete_prefix(where, f"{name}/")
@@ -345,81 +382,42 @@ def overview_nsides(group: zarr.Group) -> tuple[int, ...]:
     return tuple(sorted(int(name.removeprefix("nside")) for name, _ in overviews.groups()))
 
 
-@functools.lru_cache(maxsize=256)
-def _array(where: str, name: str, writable: bool) -> zarr.Array[Any]:
-    """One open array a process: opening costs more than reading a small tile."""
-    # The fused pipeline halves the cost of a tile and writes the same bytes (tests hold it to that).
-    with zarr.config.set({"codec_pipeline.path": "zarr.core.codec_pipeline.FusedCodecPipeline"}):
-        group = zarr.open_group(
-            objects.zarr_store(where, read_only=not writable), mode="r+" if writable else "r", zarr_format=3
-        )
-        array = group[name]
-    if not isinstance(array, zarr.Array):
-        raise FormatError(f"{name!r} in {where} is a group; a map is an array.")
-    return array
+def create_column(store: StoreAddress, name: str, attributes: Mapping[str, Any]) -> None:
+    """Create the ledger of a map, `ledger/<name>`: one uint64 a tile, each in a chunk of its own."""
+    open_group(store, mode="r+").create_array(
+        f"ledger/{name}",
+        shape=(tiling_of(store).n_tiles,),
+        chunks=(1,),
+        dtype="uint64",
+        fill_value=0,
+        compressors=None,
+        dimension_names=["tile"],
+        attributes={"skymill": dict(attributes)},
+    )
 
 
-def forget_open_arrays() -> None:
-    """Drop the cache of open arrays, for whoever replaces a store under a running process."""
-    _array.cache_clear()
+def column_attributes(store: StoreAddress, name: str) -> dict[str, Any] | None:
+    """Return what the ledger of a map says of its run, or None where the map has no ledger."""
+    ledger = open_group(store).get(f"ledger/{name}")
+    return dict(cast(dict[str, Any], ledger.attrs["skymill"])) if isinstance(ledger, zarr.Array) else None
 
 
-def read_tile(store: StoreAddress, name: str, tile: int) -> NDArray[Any]:
-    """Return one tile of a map, (cells,) in the dtype of the map.
-
-    Raises
-    ------
-    FormatError
-        If what is stored there cannot be decoded.
-    """
-    array = _array(address(store), name, False)
-    length = _tile_length(array)
-    return read_cells(store, name, tile * length, (tile + 1) * length)
+def set_column_attributes(store: StoreAddress, name: str, attributes: Mapping[str, Any]) -> None:
+    """Replace what the ledger of a map says of its run."""
+    open_group(store, mode="r+")[f"ledger/{name}"].attrs["skymill"] = dict(attributes)
 
 
-def read_cells(store: StoreAddress, name: str, start: int, stop: int) -> NDArray[Any]:
-    """Return the pixels [start, stop) of a map, reading only the chunks that they lie in."""
-    array = _array(address(store), name, False)
-    try:
-        return np.asarray(array[start:stop])
-    except (ValueError, RuntimeError, IndexError) as error:
-        raise FormatError(
-            f"pixels {start} to {stop - 1} of map {name!r} in {address(store)} cannot be decoded ({error}): the shard "
-            "is damaged. Run the command that made the map again; it mends what is damaged."
-        ) from error
-
-
-def write_tile(store: StoreAddress, name: str, tile: int, values: NDArray[Any]) -> None:
-    """Write one whole tile of a map; a tile of nothing but the fill value is not stored.
-
-    Raises
-    ------
-    InputError
-        If the values have another shape or dtype than the tile.
-    """
-    array = _array(address(store), name, True)
-    length = _tile_length(array)
-    if values.shape != (length,) or values.dtype != array.dtype:
-        raise InputError(
-            f"a tile of map {name!r} is {array.dtype} with shape ({length},); {values.dtype} with shape "
-            f"{values.shape} came."
-        )
-    array[tile * length : (tile + 1) * length] = values
-
-
-def _tile_length(array: zarr.Array[Any]) -> int:
-    shards = array.shards or array.chunks
-    return int(shards[0])
-
-
-def observed_tiles(store: StoreAddress, names: Sequence[str]) -> tuple[int, ...]:
-    """Return the tiles that hold something in every one of the named maps, ascending.
-
-    Absence of a shard says nothing about whether the map is finished: ask the ledger.
-    """
+def read_column(store: StoreAddress, name: str) -> NDArray[np.uint64] | None:
+    """Return the ledger of a map, (tile,) uint64, or None where the map has none."""
     where = address(store)
-    stored: set[int] | None = None
-    for name in names:
-        tiles = {int(Path(key).name) for key, _, _ in objects.listing(where, f"{name}/c/")}
-        stored = tiles if stored is None else stored & tiles
-    return tuple(sorted(stored or ()))
+    ledger = open_group(where).get(f"ledger/{name}")
+    if not isinstance(ledger, zarr.Array):
+        return None
+    if not objects.is_local(where):
+        return np.asarray(ledger[:], dtype=np.uint64)  # zarr asks for many objects at once
+    entries = np.zeros(ledger.shape[0], dtype=np.uint64)
+    for key, _, _ in objects.listing(where, f"ledger/{name}/c/"):
+        content = objects.get(where, key)
+        if content is not None and len(content) == 8:
+            entries[int(key.rpartition("/")[2])] = int.from_bytes(content, "little")
+    return entries

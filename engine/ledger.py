@@ -7,21 +7,20 @@ to store, anything else is the digest of the tile's values.  Its attributes hold
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import xxhash
-import zarr
 from numpy.typing import NDArray
 
 from ..chunking import objects
+from ..chunking import store as stores
 from ..chunking.errors import FormatError, IdentityError, InputError
 from ..chunking.schema import MapInfo
-from ..chunking.store import address, create_maps, delete_map, forget_open_arrays, open_group, tiling_of
+from ..chunking.store import address, create_maps, delete_map, forget_open_arrays, open_group
 
 NOT_DONE = 0
 NOTHING_STORED = 1
@@ -38,45 +37,32 @@ def identity_of(facts: Mapping[str, Any]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-@functools.lru_cache(maxsize=256)
-def _column(where: str, name: str) -> zarr.Array[Any]:
-    with zarr.config.set({"codec_pipeline.path": "zarr.core.codec_pipeline.FusedCodecPipeline"}):
-        array = zarr.open_group(objects.zarr_store(where), mode="r+", zarr_format=3)[f"ledger/{name}"]
-    return cast("zarr.Array[Any]", array)
-
-
 def tick(store: str, name: str, tile: int, digest: int) -> None:
-    """Record a tile as finished."""
-    _column(address(store), name)[tile] = np.uint64(digest)
+    """Record a tile as finished: one small object, which is what the chunk of the array is."""
+    objects.put(address(store), f"ledger/{name}/c/{tile}", int(digest).to_bytes(8, "little"))
 
 
 def tick_many(store: str, name: str, tiles: Sequence[int], digest: int) -> None:
     """Record many tiles as finished with one and the same digest."""
-    if len(tiles):
-        _column(address(store), name).oindex[np.asarray(tiles)] = np.uint64(digest)
+    for tile in tiles:
+        tick(store, name, tile, digest)
 
 
 def entry(store: str, name: str, tile: int) -> int:
-    """Return what the ledger says of one tile."""
-    return int(np.asarray(_column(address(store), name)[tile]))
+    """Return what the ledger says of one tile; an entry that is no number counts as not done."""
+    content = objects.get(address(store), f"ledger/{name}/c/{tile}")
+    return int.from_bytes(content, "little") if content is not None and len(content) == 8 else NOT_DONE
 
 
 def column(store: str, name: str) -> NDArray[np.uint64] | None:
-    """Return the whole ledger of a map, (tiles,) uint64, or None where the map has none."""
-    group = open_group(store)
-    ledger = group.get(f"ledger/{name}")
-    if not isinstance(ledger, zarr.Array):
-        return None
-    return np.asarray(ledger[:], dtype=np.uint64)
+    """Return the whole ledger of a map, (tile,) uint64, or None where the map has none."""
+    return stores.read_column(store, name)
 
 
 def identity(store: str, name: str) -> tuple[str, dict[str, Any]] | None:
     """Return identity and facts of the run that makes a map, or None where no run of ours does."""
-    ledger = open_group(store).get(f"ledger/{name}")
-    if not isinstance(ledger, zarr.Array):
-        return None
-    known = cast(dict[str, Any], ledger.attrs["skymill"])
-    return str(known["identity"]), dict(known["facts"])
+    known = stores.column_attributes(store, name)
+    return None if known is None else (str(known["identity"]), dict(known["facts"]))
 
 
 def begin(store: str, maps: Sequence[MapInfo], facts: Mapping[str, Any], *, overwrite: bool) -> None:
@@ -90,23 +76,12 @@ def begin(store: str, maps: Sequence[MapInfo], facts: Mapping[str, Any], *, over
     check(store, maps, facts, overwrite=overwrite)
     mine = identity_of(facts)
     group = open_group(store, mode="r+")
-    tiling = tiling_of(store)
     for made in maps:
         known = identity(store, made.name)
         if known is None or known[0] != mine:
             if made.name in group or known is not None:
                 delete_map(store, made.name)
-                _column.cache_clear()
-            group.create_array(
-                f"ledger/{made.name}",
-                shape=(tiling.n_tiles,),
-                chunks=(1,),
-                dtype="uint64",
-                fill_value=NOT_DONE,
-                compressors=None,
-                dimension_names=["tile"],
-                attributes={"skymill": {"identity": mine, "facts": dict(facts)}},
-            )
+            stores.create_column(store, made.name, {"identity": mine, "facts": dict(facts), "finished": False})
         if made.name not in group:
             create_maps(store, [made])
     forget_open_arrays()
@@ -153,18 +128,16 @@ def _short(value: Any) -> str:
 
 def set_finished(store: str, names: Sequence[str], finished: bool) -> None:
     """Record whether the runs that make some maps have come to their end, last checks included."""
-    group = open_group(store, mode="r+")
     for name in names:
-        array = cast("zarr.Array[Any]", group[f"ledger/{name}"])
-        array.attrs["skymill"] = {**cast(dict[str, Any], array.attrs["skymill"]), "finished": finished}
+        known = stores.column_attributes(store, name)
+        assert known is not None
+        stores.set_column_attributes(store, name, {**known, "finished": finished})
 
 
 def is_finished(store: str, name: str) -> bool:
     """Return whether the run that makes a map has come to its end; a map that no run of ours makes is finished."""
-    ledger = open_group(store).get(f"ledger/{name}")
-    if not isinstance(ledger, zarr.Array):
-        return True
-    return bool(cast(dict[str, Any], ledger.attrs["skymill"]).get("finished", False))
+    known = stores.column_attributes(store, name)
+    return known is None or bool(known.get("finished", False))
 
 
 def map_digest(store: str, name: str) -> str:

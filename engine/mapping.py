@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..chunking import objects, overview, store
 from ..chunking.errors import FormatError, InputError, RunError
-from ..chunking.schema import MapInfo
+from ..chunking.schema import MapInfo, validate
 from ..chunking.tiling import Tiling
 from . import ledger
 from .plan import RESERVED_BYTES, Plan, Run
@@ -48,6 +48,8 @@ class TileTask:
         Stores read and written.
     reads, writes : tuple of str
         Maps read and written.
+    tile_npix : int
+        Pixels of a tile of the target.
     """
 
     kernel: Kernel
@@ -200,6 +202,8 @@ def map_plan(
     }
     if tiles is None:
         tiles = _observed(where, reads, tiling) if reads else range(tiling.n_tiles)
+    for made in writes:
+        validate(made)
     maps = tuple(replace(made, provenance={**dict(made.provenance), **facts}) for made in writes)
     done: frozenset[int] = frozenset()
     if store.exists(there):
@@ -224,7 +228,7 @@ def map_plan(
         overview.begin(there, maps)
         report = _go(task, list(tiles), tiling, run)
         report.planned_memory = plan.process_memory(run.worker)
-        overview.finish(there, task.writes)
+        overview.finish(there, maps)
         objects.sweep(there, task.writes)
         if report.set_aside:
             raise set_aside_error(report)

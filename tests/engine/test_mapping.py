@@ -231,9 +231,9 @@ def test_overviews_are_written_with_the_map(tmp_path):
     sky = make_sky(tmp_path / "sky.zarr", 1024, names=("i160",))
     map_plan("total", Total(), target=sky, reads=["i160"], writes=[INTENSITY]).run()
     wanted = stores.open(sky)["total"].values.astype(np.float64)
-    for nside in (512, 256, 128, 64):
+    for nside, children in ((512, 4), (128, 16)):
         overview = stores.open(f"{sky}/overview/nside{nside}")["total"].values
-        blocks = np.ma.masked_invalid(wanted).reshape(12 * nside**2, 4)
+        blocks = np.ma.masked_invalid(wanted).reshape(12 * nside**2, children)
         wanted = blocks.mean(axis=1).filled(np.nan)
         np.testing.assert_allclose(overview, wanted, rtol=1e-6)
 

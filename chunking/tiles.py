@@ -1,0 +1,113 @@
+"""The tiles of a store's maps: read, written whole, listed.  Reached through `store`, whose part this is."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from . import objects
+from .errors import FormatError, InputError
+from .objects import address
+
+type StoreAddress = str | os.PathLike[str]
+
+
+@functools.lru_cache(maxsize=256)
+def _array(where: str, name: str, writable: bool) -> zarr.Array[Any]:
+    """One open array a process: opening costs more than reading a small tile."""
+    # The fused pipeline halves the cost of a tile and writes the same bytes (tests hold it to that).
+    with zarr.config.set({"codec_pipeline.path": "zarr.core.codec_pipeline.FusedCodecPipeline"}):
+        group = zarr.open_group(
+            objects.zarr_store(where, read_only=not writable), mode="r+" if writable else "r", zarr_format=3
+        )
+        array = group[name]
+    if not isinstance(array, zarr.Array):
+        raise FormatError(f"{name!r} in {where} is a group; a map is an array.")
+    return array
+
+
+def forget_open_arrays() -> None:
+    """Drop the cache of open arrays, for whoever replaces a store under a running process."""
+    _array.cache_clear()
+
+
+def read_tile(store: StoreAddress, name: str, tile: int) -> NDArray[Any]:
+    """Return one tile of a map, (cells,) in the dtype of the map.
+
+    Raises
+    ------
+    FormatError
+        If what is stored there cannot be decoded.
+    """
+    array = _array(address(store), name, False)
+    length = _tile_length(array)
+    return read_cells(store, name, tile * length, (tile + 1) * length)
+
+
+def read_cells(store: StoreAddress, name: str, start: int, stop: int) -> NDArray[Any]:
+    """Return the pixels [start, stop) of a map, reading only the chunks that they lie in."""
+    array = _array(address(store), name, False)
+    try:
+        return np.asarray(array[start:stop])
+    except (ValueError, RuntimeError, IndexError) as error:
+        raise FormatError(
+            f"pixels {start} to {stop - 1} of map {name!r} in {address(store)} cannot be decoded ({error}): the shard "
+            "is damaged. Run the command that made the map again; it mends what is damaged."
+        ) from error
+
+
+def write_tile(store: StoreAddress, name: str, tile: int, values: NDArray[Any]) -> None:
+    """Write one whole tile of a map; a tile of nothing but the fill value is not stored.
+
+    Raises
+    ------
+    InputError
+        If the values have another shape or dtype than the tile.
+    """
+    array = _array(address(store), name, True)
+    length = _tile_length(array)
+    if values.shape != (length,) or values.dtype != array.dtype:
+        raise InputError(
+            f"a tile of map {name!r} is {array.dtype} with shape ({length},); {values.dtype} with shape "
+            f"{values.shape} came."
+        )
+    array[tile * length : (tile + 1) * length] = values
+
+
+def put_plain_tile(where: str, name: str, tile: int, values: NDArray[Any]) -> None:
+    """Write a tile of a map made with codec "none": the chunk is the little-endian values, one small object.
+
+    What zarr would do, without its milliseconds; they are most of the cost of a small tile.
+    """
+    objects.put(where, f"{name}/c/{tile}", values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes())
+
+
+def get_plain_tile(where: str, name: str, tile: int, dtype: str) -> NDArray[Any] | None:
+    """Return a tile that `put_plain_tile` wrote, or None where there is none."""
+    content = objects.get(where, f"{name}/c/{tile}")
+    return None if content is None else np.frombuffer(content, np.dtype(dtype).newbyteorder("<"))
+
+
+def _tile_length(array: zarr.Array[Any]) -> int:
+    shards = array.shards or array.chunks
+    return int(shards[0])
+
+
+def observed_tiles(store: StoreAddress, names: Sequence[str]) -> tuple[int, ...]:
+    """Return the tiles that hold something in every one of the named maps, ascending.
+
+    Absence of a shard says nothing about whether the map is finished: ask the ledger.
+    """
+    where = address(store)
+    stored: set[int] | None = None
+    for name in names:
+        tiles = {int(Path(key).name) for key, _, _ in objects.listing(where, f"{name}/c/")}
+        stored = tiles if stored is None else stored & tiles
+    return tuple(sorted(stored or ()))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +23,8 @@ from .tiling import Tiling
 
 if TYPE_CHECKING:
     import xarray as xr
-    from matplotlib.figure import Figure
+
+    from .plots import Figure
 
 CELL_IDS = "cell_ids"
 # A Mollweide picture 1600 pixels wide shows no more than this.
@@ -250,6 +252,7 @@ class SkyAccessor:
             "title": str(array.attrs.get("long_name", name)) if title is None else title,
             "unit": str(array.attrs.get("units", "")),
             "frame": frame,
+            "names": _code_names(array.attrs),
         }
         if lonlat is None:
             if size is not None:
@@ -338,6 +341,16 @@ def _position_attributes(frame: str) -> dict[str, dict[str, str]]:
         "ecliptic": ("ecliptic longitude", "ecliptic latitude"),
     }[frame]
     return {"lon": {"long_name": lon, "units": "deg"}, "lat": {"long_name": lat, "units": "deg"}}
+
+
+def _code_names(attributes: Mapping[Any, Any]) -> dict[int, str]:
+    """Return what the codes of a map mean, where its provenance says so."""
+    ours = attributes.get("skymill")
+    provenance = ours.get("provenance") if isinstance(ours, Mapping) else None
+    codes = provenance.get("codes") if isinstance(provenance, Mapping) else None
+    if not isinstance(codes, Mapping):
+        return {}
+    return {0: "none", **{int(code): str(name).replace("_", " ") for code, name in codes.items()}}
 
 
 def register() -> None:

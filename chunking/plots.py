@@ -8,30 +8,26 @@ Longitude grows to the left, north is up, pixels without a value are grey.  Ever
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import geometry, projections
+from . import plots_colours as colours
 from .errors import InputError, nearest
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.colors import Colormap, Normalize
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Figure
     from matplotlib.image import AxesImage
 
 type Stretch = Literal["linear", "log", "asinh"]
 
 STRETCHES: Final = ("linear", "log", "asinh")
-NO_VALUE: Final = "#b9b9b9"
 INK: Final = "#1a1a1a"
-ON_DARK: Final[dict[str, Any]] = {"color": "white", "linewidth": 0.5, "alpha": 0.55, "zorder": 3}
-ON_LIGHT: Final[dict[str, Any]] = {"color": "#1a1a1a", "linewidth": 0.5, "alpha": 0.35, "zorder": 3}
 AXIS_NAMES: Final = {"galactic": ("l", "b"), "icrs": ("RA", "Dec"), "ecliptic": ("λ", "β")}
-# Okabe and Ito (2008): told apart by everyone.
-CODE_COLOURS: Final = ("#E6E6E6", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D1F")
 DOTS_PER_INCH: Final = 160
 
 
@@ -46,6 +42,7 @@ def mollweide(
     vmax: float | None = None,
     centre: float | None = None,
     cmap: str | None = None,
+    names: Mapping[int, str] | None = None,
     graticule: bool = True,
     width: int = 1600,
 ) -> Figure:
@@ -67,6 +64,8 @@ def mollweide(
         Value of the middle colour of a diverging colour map, for residuals; the limits become symmetric about it.
     cmap : str, optional
         Name of a matplotlib colour map.
+    names : mapping of int to str, optional
+        What the codes of an integer map mean.
     graticule : bool
         Draw lines every 30 degrees.
     width : int
@@ -97,16 +96,16 @@ def mollweide(
     shown = _show(axes, image, values, (2.0, -2.0, -1.0, 1.0), (stretch, vmin, vmax, centre, cmap))
     _ellipse(axes, shown)
     if graticule:
-        _mollweide_graticule(axes, _lines(shown))
+        _mollweide_graticule(axes, colours.lines(shown))
     axes.set_xlim(-2.01, 2.01)
     axes.set_ylim(-1.01, 1.01)
     axes.set_aspect("equal")
     axes.set_axis_off()
-    bar = figure.add_axes((0.27, 0.095, 0.46, 0.026))
-    _colour_bar(figure, bar, shown, values, unit, "horizontal")
+    bar = figure.add_axes((0.06, 0.085, 0.88, 0.026) if names else (0.27, 0.095, 0.46, 0.026))
+    _colour_bar(figure, bar, shown, values, unit, "horizontal", names or {})
     if title:
         figure.text(0.5, 0.985, title, ha="center", va="top", fontsize=12, color=INK)
-    figure.text(0.955, 0.12, frame.capitalize() if frame != "icrs" else "ICRS", ha="right", fontsize=8, color=INK)
+    figure.text(0.955, 0.125, frame.capitalize() if frame != "icrs" else "ICRS", ha="right", fontsize=8, color=INK)
     return figure
 
 
@@ -124,6 +123,7 @@ def gnomonic(
     vmax: float | None = None,
     centre: float | None = None,
     cmap: str | None = None,
+    names: Mapping[int, str] | None = None,
     graticule: bool = True,
 ) -> Figure:
     """Return a picture of a part of the sky in gnomonic projection.
@@ -136,7 +136,7 @@ def gnomonic(
         Middle of the picture, degrees.
     size : float
         Side of the picture, degrees, below 180.
-    title, unit, frame, stretch, vmin, vmax, centre, cmap, graticule
+    title, unit, frame, stretch, vmin, vmax, centre, cmap, names, graticule
         As for `mollweide`.
 
     Raises
@@ -156,10 +156,11 @@ def gnomonic(
     axes = figure.add_axes((0.13, 0.11, 0.69, 0.79))
     # From -1 to 1 across the picture; x to the right, so longitude grows to the left.
     shown = _show(axes, np.ma.asarray(image), image, (-1.0, 1.0, -1.0, 1.0), (stretch, vmin, vmax, centre, cmap))
-    names = AXIS_NAMES.get(frame, ("lon", "lat"))
-    _gnomonic_axes(axes, (lon, lat, size), names, _lines(shown) if graticule else None)
+    _gnomonic_axes(
+        axes, (lon, lat, size), AXIS_NAMES.get(frame, ("lon", "lat")), colours.lines(shown) if graticule else None
+    )
     bar = figure.add_axes((0.845, 0.11, 0.028, 0.79))
-    _colour_bar(figure, bar, shown, image, unit, "vertical")
+    _colour_bar(figure, bar, shown, image, unit, "vertical", names or {})
     if title:
         axes.set_title(title, fontsize=12, color=INK, pad=8)
     return figure
@@ -185,90 +186,22 @@ def _show(
     stretch, vmin, vmax, centre, cmap = look
     if stretch not in STRETCHES:
         raise InputError(f"`stretch` {stretch!r} came; {nearest(stretch, STRETCHES)}.")
-    codes = _codes(values)
+    codes = colours.codes(values)
     if codes is not None and cmap is None and vmin is None and vmax is None:
-        norm, colours = _code_colours(codes)
+        norm, palette = colours.code_colours(codes)
     else:
-        norm = _norm(stretch, *_limits(values, stretch, vmin, vmax, centre), values)
-        colours = _colour_map(cmap or ("inferno" if centre is None else "RdBu_r"))
+        norm = colours.norm(stretch, *colours.limits(values, stretch, vmin, vmax, centre), values)
+        palette = colours.colour_map(cmap or ("inferno" if centre is None else "RdBu_r"))
         if stretch == "log":  # what is not positive has the lowest colour; grey means no value
             image = np.ma.where(image <= 0, float(norm.vmin or 0.0), image)
     if image.dtype.kind == "f":
         image = np.ma.masked_invalid(image)
     west, east, south, north = extent
     drawn = axes.imshow(
-        image, origin="lower", extent=(min(west, east), max(west, east), south, north), norm=norm, cmap=colours,
+        image, origin="lower", extent=(min(west, east), max(west, east), south, north), norm=norm, cmap=palette,
         interpolation="nearest", aspect="auto",
     )  # fmt: skip
     return drawn
-
-
-def _codes(values: NDArray[Any]) -> NDArray[Any] | None:
-    """Return the few different codes of an integer map, or None for anything else."""
-    if values.dtype.kind not in "iub":
-        return None
-    codes = np.unique(values)
-    return codes if len(codes) <= len(CODE_COLOURS) else None
-
-
-def _code_colours(codes: NDArray[Any]) -> tuple[Normalize, Colormap]:
-    from matplotlib.colors import BoundaryNorm, ListedColormap
-
-    edges = codes.astype(float)
-    middles = (edges[1:] + edges[:-1]) / 2
-    bounds = np.concatenate([[edges[0] - 0.5], middles, [edges[-1] + 0.5]])
-    # Code 0, "nothing here", is the pale one.
-    first = 0 if codes[0] == 0 else 1
-    colours = [CODE_COLOURS[(first + k) % len(CODE_COLOURS)] for k in range(len(codes))]
-    return BoundaryNorm(bounds, len(codes)), ListedColormap(colours)
-
-
-def _colour_map(name: str) -> Colormap:
-    import matplotlib
-
-    if name not in matplotlib.colormaps:
-        raise InputError(f"`cmap` {name!r} came; {nearest(name, matplotlib.colormaps)}.")
-    return matplotlib.colormaps[name].with_extremes(bad=NO_VALUE)
-
-
-def _limits(
-    values: NDArray[Any], stretch: str, vmin: float | None, vmax: float | None, centre: float | None
-) -> tuple[float, float]:
-    """Return the values of the first and last colour."""
-    sample = np.asarray(values[np.isfinite(values)], dtype=np.float64)
-    if stretch == "log":
-        sample = sample[sample > 0]
-        if vmin is not None and vmin <= 0:
-            raise InputError(f'`vmin` {vmin} came with a logarithmic stretch; give it above 0, or stretch="asinh".')
-    low, high = (0.0, 1.0) if sample.size == 0 else map(float, np.percentile(sample, (0.5, 99.5)))
-    if stretch == "log" and sample.size == 0:
-        low = 0.1
-    if centre is not None and vmin is None and vmax is None:
-        reach = max(abs(low - centre), abs(high - centre)) or 1.0
-        return centre - reach, centre + reach
-    low, high = (low if vmin is None else vmin), (high if vmax is None else vmax)
-    if centre is not None:
-        reach = abs(low - centre) if vmax is None else abs(high - centre)
-        low, high = (centre - reach if vmin is None else low), (centre + reach if vmax is None else high)
-    if vmin is not None and vmax is not None and not vmin < vmax:
-        raise InputError(f"`vmin` {vmin} and `vmax` {vmax} came; give the smaller first.")
-    if not low < high:  # a map of one value
-        spread = abs(low) * 0.5 or 0.5
-        low, high = (low - spread if vmin is None else low), (low + spread if vmax is None else high)
-    return (low, high) if low < high else (high - (abs(high) or 1.0), high)
-
-
-def _norm(stretch: str, low: float, high: float, values: NDArray[Any]) -> Normalize:
-    from matplotlib.colors import AsinhNorm, LogNorm, Normalize
-
-    if stretch == "log":
-        return LogNorm(low, high)
-    if stretch == "asinh":
-        sample = np.abs(np.asarray(values[np.isfinite(values)], dtype=np.float64))
-        # Half of all pixels lie in the linear part.
-        typical = float(np.median(sample)) if sample.size else 0.0
-        return AsinhNorm(linear_width=typical or max(abs(low), abs(high)) / 10, vmin=low, vmax=high)
-    return Normalize(low, high)
 
 
 def _ellipse(axes: Axes, shown: AxesImage) -> None:
@@ -278,12 +211,6 @@ def _ellipse(axes: Axes, shown: AxesImage) -> None:
     edge.set_zorder(4)
     axes.add_patch(edge)
     shown.set_clip_path(edge)
-
-
-def _lines(shown: AxesImage) -> dict[str, Any]:
-    """Return the look of lines that can be seen on an image, by the lightness of its middle colours."""
-    red, green, blue, _ = np.mean(shown.cmap(np.linspace(0.25, 0.75, 11)), axis=0)
-    return ON_LIGHT if 0.3 * red + 0.6 * green + 0.1 * blue > 0.6 else ON_DARK
 
 
 def _write_on(axes: Axes, x: float, y: float, text: str, **where: Any) -> None:
@@ -350,7 +277,15 @@ def _gnomonic_axes(
             _write_on(axes, at_x, at_y, text, ha="center", va="center")
 
 
-def _colour_bar(figure: Figure, bar: Axes, shown: AxesImage, values: NDArray[Any], unit: str, orientation: str) -> None:
+def _colour_bar(
+    figure: Figure,
+    bar: Axes,
+    shown: AxesImage,
+    values: NDArray[Any],
+    unit: str,
+    orientation: str,
+    names: Mapping[int, str],
+) -> None:
     from matplotlib.colors import AsinhNorm, BoundaryNorm, LogNorm
     from matplotlib.ticker import NullFormatter
 
@@ -364,46 +299,16 @@ def _colour_bar(figure: Figure, bar: Axes, shown: AxesImage, values: NDArray[Any
     drawn = figure.colorbar(shown, cax=bar, orientation=orientation, extend=extend, extendfrac=0.03)
     if isinstance(norm, BoundaryNorm):
         codes = np.unique(values)
-        drawn.set_ticks((norm.boundaries[1:] + norm.boundaries[:-1]) / 2, labels=[str(int(code)) for code in codes])
+        labels = [names.get(int(code), str(int(code))) for code in codes]
+        drawn.set_ticks((norm.boundaries[1:] + norm.boundaries[:-1]) / 2, labels=labels)
         drawn.ax.minorticks_off()
     elif isinstance(norm, (LogNorm, AsinhNorm)):
-        ticks = _ticks(norm)
-        drawn.set_ticks(ticks, labels=[_number(tick) for tick in ticks])
+        ticks = colours.ticks(norm)
+        drawn.set_ticks(ticks, labels=[colours.number(tick) for tick in ticks])
         (drawn.ax.xaxis if orientation == "horizontal" else drawn.ax.yaxis).set_minor_formatter(NullFormatter())
         if isinstance(norm, AsinhNorm):
             drawn.ax.minorticks_off()
     drawn.set_label("" if unit in ("", "1") else f"[{unit}]", fontsize=10, color=INK)
-    drawn.ax.tick_params(labelsize=9, colors=INK, which="both")
+    drawn.ax.tick_params(labelsize=7.5 if names else 9, colors=INK, which="both")
     drawn.outline.set_edgecolor(INK)
     drawn.outline.set_linewidth(0.8)
-
-
-def _ticks(norm: Normalize) -> list[float]:
-    """Return round values spread over a stretched colour bar: 0 first, then 1, 2 and 5 of every decade."""
-    assert norm.vmin is not None
-    assert norm.vmax is not None
-    low, high = float(norm.vmin), float(norm.vmax)
-    # The smallest decade worth a tick is the one where the colours begin to change.
-    smallest = low if low > 0 else max(abs(low), abs(high)) * 1e-6
-    decades = range(math.floor(math.log10(smallest)), math.ceil(math.log10(max(abs(low), abs(high)))) + 1)
-    chosen: list[float] = []
-    places: list[float] = []
-    signs = (1.0, -1.0) if low < 0 else (1.0,)
-    for factor in (0.0, 1.0, 3.0, 2.0, 5.0):
-        for value in sorted({sign * factor * 10.0**k for k in decades for sign in signs}, key=abs, reverse=True):
-            if not low <= value <= high:
-                continue
-            place = float(norm(value))
-            if all(abs(place - other) > 0.075 for other in places):
-                chosen.append(value)
-                places.append(place)
-    return sorted(chosen)
-
-
-def _number(value: float) -> str:
-    """Return a tick label: plain from 0.001 to 10000, a power of ten beyond."""
-    if value == 0 or 1e-3 <= abs(value) < 1e5:
-        return f"{value:g}".replace("-", "\N{MINUS SIGN}")
-    exponent = math.floor(math.log10(abs(value)) + 1e-9)
-    factor = value / 10.0**exponent
-    return rf"$10^{{{exponent}}}$" if round(factor, 6) == 1 else rf"${factor:g}\times10^{{{exponent}}}$"

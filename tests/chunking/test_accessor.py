@@ -30,7 +30,7 @@ def sky_store(tmp_path_factory):
         [
             MapInfo("i160", "intensity", "MJy/sr", long_name="Intensity at 160 um"),
             MapInfo("flag_850um", "reasons", "1", dtype="uint8", flag_meanings=("a", "b")),
-            MapInfo("survey", "survey", "1", dtype="uint8"),
+            MapInfo("survey", "survey", "1", dtype="uint8", provenance={"codes": {"1": "plane", "2": "large_cloud"}}),
         ],
     )
     grid = store.tiling_of(where)
@@ -247,6 +247,11 @@ def test_pictures_of_a_selection_show_it_and_grey_elsewhere(ds, whole):
     assert np.isnan(image[2, 2])
     whole_sky = image_of(part.sky.plot("i160", pixels=300))
     assert 0 < np.isfinite(whole_sky).mean() < 0.01
+
+
+def test_codes_are_drawn_with_their_names(ds):
+    figure = ds.sky.plot("survey", pixels=100)
+    assert [t.get_text() for t in figure.axes[1].get_xticklabels()] == ["none", "plane", "large cloud"]
 
 
 def test_residuals_are_drawn_about_zero(ds):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.colors import AsinhNorm, BoundaryNorm, LogNorm
 from matplotlib.figure import Figure
-from skymill.chunking import plots, projections, sphere
+from skymill.chunking import plots, plots_colours, projections, sphere
 from skymill.chunking.errors import InputError
 from skymill.chunking.regions import Cone
 from skymill.chunking.tiling import Tiling
@@ -110,6 +110,14 @@ def test_what_is_not_positive_is_dark_not_grey_on_a_logarithmic_scale():
     assert np.isfinite(image[10:40, 50]).all()
 
 
+@pytest.mark.parametrize("stretch", ["linear", "log", "asinh"])
+@pytest.mark.parametrize("limits", [{"vmin": 50.0}, {"vmax": 0.01}, {"vmin": 1.0}])
+def test_one_limit_beyond_all_values_still_makes_a_picture(stretch, limits):
+    norm = plots.mollweide(np.linspace(2, 3, 12), stretch=stretch, width=50, **limits).axes[0].images[0].norm
+    assert norm.vmin < norm.vmax
+    assert getattr(norm, next(iter(limits))) == next(iter(limits.values()))
+
+
 def test_codes_have_a_colour_each():
     codes = np.where(LAT > 30, 3, 0).astype(np.uint8)
     figure = plots.mollweide(codes, width=100)
@@ -117,6 +125,8 @@ def test_codes_have_a_colour_each():
     assert isinstance(image.norm, BoundaryNorm)
     assert [t.get_text() for t in figure.axes[1].get_xticklabels()] == ["0", "3"]
     assert len(set(map(tuple, image.cmap(image.norm(np.array([0, 3])))))) == 2
+    named = plots.mollweide(codes, width=100, names={0: "none", 3: "plane"})
+    assert [t.get_text() for t in named.axes[1].get_xticklabels()] == ["none", "plane"]
     many = np.arange(GRID.npix).astype(np.uint8)
     assert not isinstance(plots.mollweide(many, width=100).axes[0].images[0].norm, BoundaryNorm)
 
@@ -133,11 +143,11 @@ def test_empty_and_constant_maps_can_be_drawn(values, stretch, tmp_path):
 
 def test_stretched_colour_bars_have_round_ticks_that_do_not_touch():
     for norm in (LogNorm(3, 600), LogNorm(0.02, 0.03), AsinhNorm(5, vmin=-300, vmax=300), LogNorm(1e-9, 1e9)):
-        ticks = plots._ticks(norm)
+        ticks = plots_colours.ticks(norm)
         assert len(ticks) >= 1 if norm.vmin == 0.02 else len(ticks) >= 3
         assert np.diff([float(norm(tick)) for tick in ticks]).min(initial=1) > 0.07
-    assert 0.0 in plots._ticks(AsinhNorm(5, vmin=-300, vmax=300))
-    assert [plots._number(v) for v in (0, 20.0, 1e-5, 3e6, -0.5)] == [
+    assert 0.0 in plots_colours.ticks(AsinhNorm(5, vmin=-300, vmax=300))
+    assert [plots_colours.number(v) for v in (0, 20.0, 1e-5, 3e6, -0.5)] == [
         "0", "20", "$10^{-5}$", r"$3\times10^{6}$", "\N{MINUS SIGN}0.5",
     ]  # fmt: skip
 
@@ -187,6 +197,8 @@ def test_around_a_pole_the_lines_carry_their_labels(lat):
         (lambda: plots.mollweide(np.zeros(12), cmap="infreno"), ["infreno", "inferno"]),
         (lambda: plots.mollweide(np.ones(12), vmin=2, vmax=1), ["vmin", "2", "1"]),
         (lambda: plots.mollweide(np.ones(12), vmin=-1, stretch="log"), ["vmin", "-1", "asinh"]),
+        (lambda: plots.mollweide(np.ones(12), vmax=0, stretch="log"), ["vmax", "0", "asinh"]),
+        (lambda: plots.mollweide(np.ones(12), centre=0.0, stretch="log"), ["centre", "asinh"]),
         (lambda: plots.gnomonic(np.zeros((3, 4)), 0, 0, 1), ["(3, 4)", "square"]),
         (lambda: plots.gnomonic(np.zeros((3, 3)), 0, 0, 180), ["size", "180"]),
         (lambda: projections.gnomonic_lonlat(0, 0, 1, 0), ["pixels", "0"]),

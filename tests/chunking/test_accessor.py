@@ -279,7 +279,7 @@ def test_the_overview_is_used_where_it_is_true(large_store, reads):
     assert {key for key, _ in reads} == {"i160/c/100"}
     overview.begin(where, [made])
     overview.write_piece(where, "i160", 100, values)
-    overview.finish(where, ["i160"])
+    overview.finish(where, [made])
     reads.clear()
     fast = image_of(store.open(where).sky.plot("i160"))
     np.testing.assert_array_equal(fast, slow)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Final
 
@@ -50,13 +50,27 @@ FOOTPRINTS: Final = ("full", "surveys")
 _lock = threading.RLock()
 
 
+def _contaminants(name: str) -> dict[str, object]:
+    """Return what `prepare` has to know to take out again what a raw map holds beside the dust."""
+    return {
+        "holds": {
+            "cmb": f"{band(name).mjy_sr_per_k_cmb} MJy/sr per K_CMB",
+            "co21": f"{CO_COEFFICIENT[name]} MJy/sr per K km/s",
+            "cib": f"{CIB_MONOPOLE[name]} MJy/sr",
+        }
+    }
+
+
 def _infos() -> dict[str, MapInfo]:
     def intensity(name: str, of: str, kind: str) -> MapInfo:
         return MapInfo(name, "intensity", "MJy/sr", band=of, long_name=f"synthetic {band(of).label} intensity, {kind}")
 
     maps = [intensity(f"i{name[:-2]}", name, "Herschel-like") for name in HERSCHEL]
     maps += [intensity(f"i{name}", name, "Planck-like, prepared") for name in PLANCK]
-    maps += [intensity(f"raw_{name}", name, "Planck-like, with CMB, CIB and CO") for name in PLANCK]
+    maps += [
+        replace(intensity(f"raw_{name}", name, "Planck-like, with CMB, CIB and CO"), provenance=_contaminants(name))
+        for name in PLANCK
+    ]
     maps += [intensity(f"truth_{name}", name, "without noise") for name in PLANCK]
     maps += [
         MapInfo("cmb", "temperature fluctuation", "K_CMB", long_name="synthetic CMB"),

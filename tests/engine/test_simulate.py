@@ -46,6 +46,8 @@ def test_default_maps_units_and_provenance(tmp_path):
     assert made["parameters"]["footprint"] == "full"
     assert known["survey"].provenance["codes"]["1"] == "plane"
     assert known["i850um"].band == "850um"
+    assert made["holds"]["cib"] == "0.033 MJy/sr"
+    assert known["raw_850um"].provenance["holds"]["cmb"] == "287.45 MJy/sr per K_CMB"
 
 
 def test_nothing_is_done_before_run(tmp_path):

@@ -6,12 +6,12 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..chunking import store as stores
 from ..chunking.bands import Band, band
-from ..chunking.errors import IdentityError, InputError, UnitError, nearest
+from ..chunking.errors import IdentityError, InputError, MemoryLimitError, UnitError, nearest
 from ..chunking.regions import Region
 from ..chunking.schema import MapInfo
 from ..models.artefact import check_target, load_model, save_model
@@ -19,7 +19,7 @@ from ..models.presets import model_spec
 from ..models.spec import ModelSpec
 from ..models.splits import SPLITS
 from .ledger import map_digest
-from .plan import RESERVED_WITH_JAX_BYTES, Plan, Run
+from .plan import RESERVED_BYTES, RESERVED_WITH_JAX_BYTES, Plan, Run
 from .selection import Selection
 from .training_pixels import gather_training_pixels
 from .training_report import TrainingReport, train_and_judge, write_training_report
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ..chunking.tiling import Tiling
 
 MAX_PIXELS = 2_000_000
+_FEWEST_SUGGESTED = 10_000
 # Of a gathered pixel in this process: number, hash and values, as they arrive and joined; scaled rows; one epoch.
 _BYTES_A_PIXEL = 60
 _BYTES_A_PIXEL_AND_MAP = 24
@@ -155,7 +156,7 @@ def train(
     tiles = selection.tiles(tiling, frame, stores.observed_tiles(address, reads))
     names = (*reads, *(name for name in selection.maps if name not in reads))
     most = min(len(tiles) * tiling.tile_npix, max_pixels or len(tiles) * tiling.tile_npix)
-    here = most * (_BYTES_A_PIXEL + _BYTES_A_PIXEL_AND_MAP * len(reads))
+    bytes_a_pixel = _BYTES_A_PIXEL + _BYTES_A_PIXEL_AND_MAP * len(reads)
 
     def execute(run: Run) -> TrainingReport:
         if made is not None:
@@ -192,7 +193,7 @@ def train(
             write_training_report(result, report)
         return result
 
-    return Plan(
+    return _TrainingPlan(
         "train",
         os.fspath(out),
         execute,
@@ -203,10 +204,37 @@ def train(
         read_bytes=0 if made else 4 * len(names) * len(tiles) * tiling.tile_npix,
         write_bytes=4 * chosen.n_parameters,
         memory=_task_memory(tiling, len(names), len(reads), selection),
-        reserved=RESERVED_WITH_JAX_BYTES + here,
-        alternatives=lambda: (),
-        notes=_notes(chosen, reads, split, most, here, made is not None),
+        reserved=RESERVED_WITH_JAX_BYTES + most * bytes_a_pixel,
+        notes=_notes(chosen, reads, split, most, most * bytes_a_pixel, made is not None),
+        pixels=most,
+        bytes_a_pixel=bytes_a_pixel,
     )
+
+
+@dataclass
+class _TrainingPlan(Plan[TrainingReport]):
+    """The pixels are gathered, and the network trained, in the process that calls, not in the workers of a cluster."""
+
+    pixels: int = 0
+    bytes_a_pixel: int = 0
+
+    def check(self, worker: Worker) -> None:
+        calling = worker if worker is self.worker else Worker.here()
+        if worker is not self.worker:
+            Plan.check(replace(self, reserved=RESERVED_BYTES), worker)
+        tasks = worker.threads * self.task_memory if worker is self.worker else 0
+        room = calling.memory - RESERVED_WITH_JAX_BYTES - tasks
+        needed = self.pixels * self.bytes_a_pixel
+        if needed <= room:
+            return
+        fits = max(0, room) // max(1, self.bytes_a_pixel) // 1000 * 1000
+        way_out = f"max_pixels={fits}; " if fits >= _FEWEST_SUGGESTED else ""
+        memory = RESERVED_WITH_JAX_BYTES + tasks + needed
+        raise MemoryLimitError(
+            f"train needs {format_bytes(needed)} for {self.pixels:,} pixels in the calling process, beside "
+            f"{format_bytes(RESERVED_WITH_JAX_BYTES + tasks)} of the process and its tasks; it has "
+            f"{format_bytes(calling.memory)}. Any of these fits: {way_out}memory={format_bytes(memory)}."
+        )
 
 
 def _settled(

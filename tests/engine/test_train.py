@@ -354,6 +354,20 @@ def test_the_plan_says_what_it_will_do(sky: str, tmp_path: Path) -> None:
     assert len(cone.todo) == 4
 
 
+def test_memory_is_that_of_the_calling_process_and_of_workers(sky: str, tmp_path: Path) -> None:
+    plan = train("dust-850um", sky, tmp_path / "m", memory="4 GB", threads=2)
+    plan.check(plan.worker)
+    # A worker of a cluster only reads tiles: what is too little here is enough there.
+    plan.check(Worker(300_000_000, 2))
+    with pytest.raises(MemoryLimitError, match="train needs"):
+        plan.check(Worker(200_000_000, 2))
+    plan.pixels = 30_000_000
+    with pytest.raises(MemoryLimitError, match=r"30,000,000 pixels.*max_pixels=\d+000; memory=") as caught:
+        plan.check(plan.worker)
+    plan.pixels = int(str(caught.value).split("max_pixels=")[1].split(";")[0])
+    plan.check(plan.worker)
+
+
 def test_changed_data_is_another_run(sky: str, tmp_path: Path) -> None:
     copy = tmp_path / "sky.zarr"
     shutil.copytree(sky, copy)

@@ -213,6 +213,7 @@ VERBS = (
             Option("out_dir", "path", "folder to write", required=True),
             Option("by", "text", "map of survey codes to tell numbers apart by", default="survey"),
             Option("names", "code pairs", "name of a code of that map, once for each"),
+            Option("where", "text", 'pixels that count, for example "b < -10"'),
             Option("mask", "one or more texts", "map, or one a band, that is 0 where a pixel may be used"),
             Option(
                 "low_cut",

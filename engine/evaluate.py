@@ -8,6 +8,7 @@ from typing import Any
 
 from ..chunking import store as stores
 from ..chunking.errors import InputError
+from ..chunking.regions import Region as Area
 from .evaluation import Evaluation, all_numbers, check_numbers
 from .evaluation_arguments import (
     Names,
@@ -27,6 +28,7 @@ from .evaluation_report import RegionMaps, write_evaluation
 from .plan import Plan, Run
 from .records import write_text
 from .report import make_directory
+from .selection import Selection
 from .worker import Worker, parse_bytes
 
 
@@ -38,6 +40,7 @@ def evaluate(
     *,
     by: str | None = "survey",
     names: Mapping[int, str] | None = None,
+    where: str | Area | None = None,
     mask: str | Sequence[str | None] | None = None,
     low_cut: float | Sequence[float | None] | None = None,
     limit: float = 0.2,
@@ -70,6 +73,8 @@ def evaluate(
         Map of survey codes (uint8) to tell numbers apart by; the default is left out where the store has no such map.
     names : mapping of int to str, optional
         Names of the codes; by default those in the provenance of the map (`codes`), else "survey 1", ...
+    where : str or Region, optional
+        Pixels that count, for example "b < -10" or "survey in 1, 2"; see `train`.  Default: all.
     mask : str or sequence of str, optional
         Map, or one a band, that is 0 where a pixel may be used, for example "mask_850um".
     low_cut : float or sequence of float, optional
@@ -124,8 +129,9 @@ def evaluate(
     ...     found.total()["pixels"]
     3072
     """
-    where = stores.address(store)
-    known = stores.infos(where)
+    there = stores.address(store)
+    known = stores.infos(there)
+    selection = Selection.of(where)
     predictions, targets = listed("prediction", prediction), listed("target", target)
     if len(predictions) != len(targets):
         raise InputError(
@@ -135,11 +141,11 @@ def evaluate(
     bands = len(predictions)
     masks = one_a_band("mask", mask, bands)
     cuts = one_a_band("low_cut", low_cut, bands)
-    stores.require_maps(where, [*predictions, *targets, *(m for m in masks if m is not None)])
+    stores.require_maps(there, [*selection.maps, *predictions, *targets, *(m for m in masks if m is not None)])
     if by == "survey" and by not in known:
         by = None
     if by is not None:
-        stores.require_maps(where, [by])
+        stores.require_maps(there, [by])
         if known[by].dtype != "uint8":
             raise InputError(f"`by` {by!r} is {known[by].dtype}; give a map of survey codes, which is uint8.")
     if not limit > 0:
@@ -155,16 +161,16 @@ def evaluate(
         check_units(known[pair.prediction], known[pair.target])
     wanted = limits_by_band(accept, labels, fine=fine_target is not None)
     codes = code_names(known.get(by or ""), names)
-    tiling = stores.tiling_of(where)
-    frame = stores.frame_of(where)
+    tiling = stores.tiling_of(there)
+    frame = stores.frame_of(there)
     views = [view_of(region, frame) for region in regions]
     used_masks = tuple(dict.fromkeys(m for m in masks if m is not None))
     ratios = ratios_of(predictions, targets, used_masks)
-    measure = Measure(pairs, ratios, by, limit, tiling.tile_npix)
-    tiles = tiles_to_visit(where, measure)
+    measure = Measure(pairs, ratios, by, limit, tiling, frame, selection)
+    tiles = tiles_to_visit(there, measure)
     finer = None
     if fine_store is not None:
-        finer = fine_measure(where, fine_store, measure, fine_prediction, fine_target, used_masks)
+        finer = fine_measure(there, fine_store, measure, fine_prediction, fine_target, used_masks)
     elif fine_prediction is not None or fine_target is not None:
         raise InputError("`fine_prediction` or `fine_target` came without `fine_store`; say in which store they are.")
     fine_where = None if fine_store is None else stores.address(fine_store)
@@ -173,7 +179,7 @@ def evaluate(
         RegionMaps(
             pair.label,
             known[pair.prediction].unit,
-            where,
+            there,
             pair.prediction,
             pair.target,
             fine_where,
@@ -185,12 +191,15 @@ def evaluate(
     folder = os.fspath(out_dir)
 
     def execute(run: Run) -> Evaluation:
-        there = make_directory(folder)
-        coarse = gather(where, measure, tiles, run, "evaluate")
+        pages = make_directory(folder)
+        coarse = gather(there, measure, tiles, run, "evaluate")
         fine = (
             Gathered() if finer is None or fine_where is None else gather(fine_where, finer[0], fine_tiles, run, "fine")
         )
-        about = {pair.label: _about(pair, known[pair.prediction].unit, limit) for pair in pairs}
+        about = {
+            pair.label: _about(pair, known[pair.prediction].unit, limit, None if where is None else str(where))
+            for pair in pairs
+        }
         # Bands without a single pixel have no statistics at all.
         numbers = all_numbers(
             Gathered({label: coarse.pairs.get(label, {}) for label in labels}, coarse.ratios),
@@ -200,7 +209,7 @@ def evaluate(
             about,
         )
         for pair in pairs:
-            _refuse_nothing(pair, numbers["pairs"][pair.label]["total"], where)
+            _refuse_nothing(pair, numbers["pairs"][pair.label]["total"], there)
         numbers = {
             "title": title,
             "nside": tiling.nside,
@@ -209,11 +218,11 @@ def evaluate(
             **numbers,
             "checks": check_numbers(wanted, numbers["pairs"], numbers["fine"]),
         }
-        page = write_evaluation(there, title, _subtitle(numbers), numbers, coarse, fine, codes, views, shown)
+        page = write_evaluation(pages, title, _subtitle(numbers), numbers, coarse, fine, codes, views, shown)
         found = Evaluation(folder, numbers)
         # The page comes last: where it is, everything that it shows is there too.
-        write_text(there / "report.json", found.to_json())
-        write_text(there / "index.html", page)
+        write_text(pages / "report.json", found.to_json())
+        write_text(pages / "index.html", page)
         return found
 
     dtypes = {name: entry.dtype for name, entry in known.items()}
@@ -238,7 +247,7 @@ def evaluate(
     )
 
 
-def _about(pair: Pair, unit: str, limit: float) -> dict[str, Any]:
+def _about(pair: Pair, unit: str, limit: float, selection: str | None) -> dict[str, Any]:
     return {
         "prediction": pair.prediction,
         "target": pair.target,
@@ -246,6 +255,7 @@ def _about(pair: Pair, unit: str, limit: float) -> dict[str, Any]:
         "mask": pair.mask,
         "low_cut": pair.low_cut,
         "limit": limit,
+        "where": selection,
     }
 
 

@@ -157,9 +157,19 @@ def fine_measure(
     ratios = (Ratio("prediction, fine", predictions[0], predictions[1], masks),) if len(predictions) > 1 else ()
     if targets and len(targets) > 1:
         ratios = (Ratio("target, fine", targets[0], targets[1], masks), *ratios)
-    handed_down = frozenset([*masks, *([measure.by] if measure.by else [])])
+    handed_down = frozenset([*masks, *([measure.by] if measure.by else []), *measure.selection.maps])
     shift = 2 * (fine.order - coarse.order)
     return (
-        Measure(pairs, ratios, measure.by, measure.limit, fine.tile_npix, Inherited(where, shift), handed_down),
+        Measure(
+            pairs,
+            ratios,
+            measure.by,
+            measure.limit,
+            fine,
+            measure.frame,
+            measure.selection,
+            Inherited(where, shift),
+            handed_down,
+        ),
         predictions,
     )

@@ -14,6 +14,7 @@ from ..chunking.tiling import Tiling
 from .metrics import PairStatistics, RatioStatistics, measure_pair, measure_ratio, merge_groups
 from .plan import Run
 from .reducing import reduce_tiles
+from .selection import Selection
 
 # Small enough that the float64 temporaries of a block stay in the cache's reach, whatever the size of a tile.
 BLOCK = 1 << 17
@@ -118,8 +119,12 @@ class Measure:
         Map of survey codes.
     limit : float
         See `measure_pair`.
-    tile_npix : int
-        Pixels of a tile.
+    tiling : Tiling
+        Of the store that it runs over.
+    frame : str
+        Of that store.
+    selection : Selection
+        Pixels that count.
     inherited : Inherited, optional
         Where maps of `handed_down` are read.
     handed_down : frozenset of str
@@ -130,13 +135,15 @@ class Measure:
     ratios: tuple[Ratio, ...]
     by: str | None
     limit: float
-    tile_npix: int
+    tiling: Tiling
+    frame: str
+    selection: Selection = field(default_factory=Selection)
     inherited: Inherited | None = None
     handed_down: frozenset[str] = frozenset()
 
     def reads(self) -> tuple[str, ...]:
         """Return the maps that the kernel wants of the store it runs over."""
-        names: list[str | None] = [self.by]
+        names: list[str | None] = [self.by, *self.selection.maps]
         for pair in self.pairs:
             names += [pair.prediction, pair.target, pair.mask]
         for ratio in self.ratios:
@@ -146,15 +153,24 @@ class Measure:
     def __call__(self, tile: int, inputs: dict[str, NDArray[Any]]) -> Gathered:
         """Return what the tile contributes, block by block."""
         gathered = Gathered()
-        for start in range(0, self.tile_npix, BLOCK):
-            stop = min(start + BLOCK, self.tile_npix)
+        length = self.tiling.tile_npix
+        for start in range(0, length, BLOCK):
+            stop = min(start + BLOCK, length)
             block = {name: values[start:stop] for name, values in inputs.items()}
-            offset = tile * self.tile_npix
+            offset = tile * length
             for name in self.handed_down:
                 assert self.inherited is not None
                 block[name] = self.inherited.read(name, offset + start, offset + stop)
-            gathered = gathered.merge(self._block(block))
+            gathered = gathered.merge(self._block(self._selected(block, offset + start, offset + stop)))
         return gathered
+
+    def _selected(self, block: dict[str, NDArray[Any]], start: int, stop: int) -> dict[str, NDArray[Any]]:
+        """Return the block with only the pixels that count."""
+        if not (self.selection.maps or self.selection.needs_positions):
+            return block
+        pixels = np.arange(start, stop, dtype=np.int64)
+        kept = self.selection.holds(self.tiling, self.frame, pixels, block)
+        return {name: values[kept] for name, values in block.items()}
 
     def _block(self, block: Mapping[str, NDArray[Any]]) -> Gathered:
         pairs: dict[str, dict[int, PairStatistics]] = {}
@@ -201,7 +217,7 @@ def tiles_to_visit(store: str, measure: Measure) -> tuple[int, ...]:
     tiles: set[int] = set()
     for pair in pairs:
         tiles |= set(stores.observed_tiles(store, pair))
-    return tuple(sorted(tiles))
+    return measure.selection.tiles(measure.tiling, measure.frame, tuple(sorted(tiles)))
 
 
 def gather(store: str, measure: Measure, tiles: Sequence[int], run: Run, label: str) -> Gathered:

@@ -266,7 +266,7 @@ def test_what_travels_between_processes_comes_back_whole(sky):
     where, arrays = sky
     tiling = stores.tiling_of(where)
     pair = evaluation_pass.Pair("850um", "pred_850um", "i850um", "mask_850um")
-    measure = evaluation_pass.Measure((pair,), (), "survey", 0.2, tiling.tile_npix)
+    measure = evaluation_pass.Measure((pair,), (), "survey", 0.2, tiling, "galactic")
     assert len(pickle.dumps(measure)) < 2000
     inputs = {name: arrays[name][tiling.tile_slice(8)] for name in measure.reads()}
     gathered = measure(8, inputs)
@@ -368,3 +368,26 @@ def test_a_folder_that_cannot_be_written_is_named(sky, tmp_path):
 
 def test_public_name():
     assert sm.evaluate is evaluate
+
+
+@pytest.mark.parametrize("area", ["b < -10", "survey in 1, 2", "|b| > 20 and survey == 1"])
+def test_only_selected_pixels_count(sky, fine, tmp_path, area):
+    where, arrays = sky
+    found = evaluate(
+        where, PREDICTIONS, TARGETS, tmp_path / "report", where=area, fine_store=fine[0], fine_target=TARGETS
+    ).run(progress=False)
+    for finer, (known, nside) in enumerate(((arrays, NSIDE), (fine[1], FINE))):
+        grid = sm.Tiling(nside)
+        b = grid.lonlat(np.arange(grid.npix))[1]
+        survey = np.repeat(arrays["survey"], grid.npix // (12 * NSIDE**2))
+        kept = {
+            "b < -10": b < -10,
+            "survey in 1, 2": np.isin(survey, (1, 2)),
+            "|b| > 20 and survey == 1": (np.abs(b) > 20) & (survey == 1),
+        }[area]
+        error = (known["pred_850um"].astype(float) / known["i850um"] - 1)[kept]
+        error = error[np.isfinite(error)]
+        total = (found.numbers["fine"] if finer else found.numbers["pairs"])["850um"]["total"]
+        assert total["pixels"] == error.size
+        assert total["sigma"] == pytest.approx(error.std(ddof=1), rel=1e-6)
+    assert found.numbers["pairs"]["850um"]["where"] == area

@@ -29,6 +29,8 @@ CPU_BATCH, GPU_BATCH = 1 << 17, 1 << 22
 # at 0.5, the large one gains from 0.9 on.
 _GATHER_BELOW = 0.6
 
+_VECTOR_OPTION = "xla_cpu_prefer_vector_width"
+
 NOT_POSITIVE = FLAGS["not_positive_input"]
 NO_COVERAGE = FLAGS["no_coverage"]
 OUTSIDE = FLAGS["outside_training_range"]
@@ -320,9 +322,9 @@ def _compile(shapes: tuple[_Shape, ...], n_bands: int, batch: int, block: int, b
     if backend == "cpu":
         # Measured: 30 % (4-12-8-1) and 20 % (4-60-30-1) less time than the compiler's own choice of 256.
         try:
-            return lowered.compile(compiler_options={"xla_cpu_prefer_vector_width": 512})
+            return lowered.compile(compiler_options={_VECTOR_OPTION: 512})
         except Exception as error:  # the option is not a promise of XLA; without it only time is lost
-            if "xla_cpu_prefer_vector_width" not in str(error):
+            if _VECTOR_OPTION not in str(error):
                 raise
     return lowered.compile()
 

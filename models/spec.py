@@ -6,9 +6,10 @@ import dataclasses
 import math
 import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from numbers import Real
 from typing import Any
 
 from ..chunking.bands import Band
@@ -116,6 +117,9 @@ class ModelSpec:
             raise InputError(f"`output` {self.output!r} came; a Band expected, such as band('850um').")
         if len({band.name for band in self.inputs}) < len(self.inputs):
             raise InputError(f"`inputs` names a band twice: {', '.join(b.name for b in self.inputs)}.")
+        hidden: Any = self.hidden
+        if isinstance(hidden, str) or not isinstance(hidden, Iterable):
+            raise InputError(f"`hidden` {self.hidden!r} came; a tuple expected, such as (12, 8), or (12,) for one.")
         object.__setattr__(self, "hidden", tuple(_whole("hidden", units, 1) for units in self.hidden))
         maps = tuple(self.input_maps) or tuple(f"i{b.name.removesuffix('um')}" for b in self.inputs)
         if len(maps) != len(self.inputs) or len(set(maps)) < len(maps):
@@ -254,7 +258,7 @@ def _whole(key: str, value: Any, smallest: int) -> int:
 
 
 def _positive(key: str, value: Any, largest: float) -> float:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
+    number = isinstance(value, Real) and not isinstance(value, bool)
     if not number or not 0 < value <= largest:
         raise InputError(f"`{key}` {value!r} came; a number above 0 and at most {largest:g} expected.")
     return float(value)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skymill.chunking.errors import InputError, MissingMapError
 from skymill.chunking.schema import FLAGS
-from skymill.models import Model, Predictor, dust_mlp
+from skymill.models import Model, Predictor, dust_mlp, kernel
 from skymill.models.kernel import _compile
 from skymill.models.mlp import Layer
 from skymill.models.scaling import Scaling
@@ -216,6 +216,15 @@ def test_same_bytes_from_many_threads_at_once_with_one_compilation():
     assert len(set(results)) == 1
     assert results[0] is not None
     assert _compile.cache_info().misses == before + 1
+
+
+def test_a_compiler_without_our_option_will_do(monkeypatch):
+    bands = sky(700)
+    expected = Predictor([model()], block=BLOCK)(bands)["850um"].values
+    monkeypatch.setattr(kernel, "_VECTOR_OPTION", "xla_cpu_no_such_option")
+    found = Predictor([model()], block=BLOCK, batch=7 * BLOCK)(bands)["850um"].values  # not yet compiled
+    np.testing.assert_allclose(found, expected, rtol=3e-6)
+    _compile.cache_clear()
 
 
 def test_a_model_of_the_same_layers_is_not_compiled_again():

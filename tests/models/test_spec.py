@@ -9,6 +9,7 @@ import sys
 from importlib.metadata import EntryPoint
 from typing import Any
 
+import numpy as np
 import pytest
 from skymill.chunking.bands import band
 from skymill.chunking.errors import FormatError, InputError
@@ -100,6 +101,8 @@ def test_an_entry_point_that_is_no_spec(monkeypatch: pytest.MonkeyPatch) -> None
         ({"hidden": (12, 0)}, "`hidden` 0"),
         ({"hidden": (12.5,)}, "`hidden`"),
         ({"hidden": (True,)}, "`hidden`"),
+        ({"hidden": 12}, r"a tuple expected, such as \(12, 8\)"),
+        ({"hidden": "12"}, "a tuple expected"),
         ({"input_maps": ("i160",)}, "`input_maps`"),
         ({"input_maps": ("a", "a", "b", "c")}, "`input_maps`"),
         ({"target_map": "i160"}, "also an input"),
@@ -122,6 +125,12 @@ def test_an_entry_point_that_is_no_spec(monkeypatch: pytest.MonkeyPatch) -> None
 def test_what_cannot_be_used_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         dust_mlp("850um").replace(**change)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    spec = dust_mlp("850um").replace(hidden=np.array([3, 2]), learning_rate=np.float32(0.5), patience=np.int64(4))
+    assert spec == dust_mlp("850um").replace(hidden=[3, 2], learning_rate=0.5, patience=4)
+    assert json.loads(json.dumps(spec.to_dict()))["learning_rate"] == 0.5
 
 
 def test_names_of_maps_follow_unless_they_were_chosen() -> None:

@@ -31,17 +31,6 @@ def test_training_to_convergence(tmp_path):
 
 
 def _numbers(report):
-    """Return epochs and scores as the training report gives them."""
-    known = report.as_dict() if hasattr(report, "as_dict") else vars(report)
-    return _find(known, "epochs"), _find(known, "r2_log"), _find(known, "sigma")
-
-
-def _find(known, key):
-    """Return the first value under a key, searching nested mappings breadth first."""
-    level = [known]
-    while level:
-        for mapping in level:
-            if key in mapping:
-                return mapping[key]
-        level = [value for mapping in level for value in mapping.values() if isinstance(value, dict)]
-    return "?"
+    """Return epochs, and the scores of the test pixels, of the split that the model was trained with."""
+    entry = report.card["splits"][report.split]
+    return len(entry["history"]["epochs"]), entry["scores"]["test"]["r2_log"], entry["scores"]["test"]["sigma"]

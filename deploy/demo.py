@@ -115,12 +115,15 @@ title = "The demonstration: predicted at nside {nside} and {fine_nside}"
 out_dir = "{{out}}/report"
 """
 
+_LOG = {"stretch": "log"}
+_CLOUD = {"lonlat": (210.0, -17.0), "size": 12.0}
+# Store, map, file, options of the accessor's `plot`.
 PICTURES: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
-    ("coarse.zarr", "i850um", "sky_target", {}),
-    ("coarse.zarr", "pred_850um", "sky_predicted", {}),
-    ("coarse.zarr", "relerr_850um", "sky_relative_error", {}),
-    ("fine.zarr", "pred_850um", "sky_predicted_fine", {}),
-    ("fine.zarr", "pred_850um", "cloud_predicted_fine", {"lonlat": (210.0, -17.0), "size": 12.0}),
+    ("coarse.zarr", "i850um", "sky_target", {**_LOG, "title": "target at 850 um"}),
+    ("coarse.zarr", "pred_850um", "sky_predicted", {**_LOG, "title": "prediction at 850 um"}),
+    ("coarse.zarr", "relerr_850um", "sky_relative_error", {"title": "relative error at 850 um"}),
+    ("fine.zarr", "pred_850um", "sky_predicted_fine", {**_LOG, "title": "prediction at 850 um over the surveys"}),
+    ("fine.zarr", "pred_850um", "cloud_predicted_fine", {**_LOG, **_CLOUD, "title": "a cloud, predicted at 850 um"}),
 )
 
 

@@ -151,6 +151,13 @@ def test_files_stay_short() -> None:
     assert {name: length for name, length in lengths.items() if length > LONGEST_FILE} == {}
 
 
+def test_no_large_files() -> None:
+    """Data stay outside; the same limit as in the hooks before a commit."""
+    folders = [ROOT / name for name in (*LAYERS, "tests", "examples", "docs")]
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    assert [str(path) for path in files if path.stat().st_size > 500_000] == []
+
+
 def test_folders_stay_flat() -> None:
     nested = [path for layer in LAYERS for path in (ROOT / layer).glob("*/**/*.py")]
     assert nested == []

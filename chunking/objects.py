@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import obstore
 import obstore.store
@@ -103,11 +104,27 @@ def put(where: str, key: str, content: bytes) -> None:
     if is_local(where):
         path = Path(where, key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_bytes(content)
-        partial.replace(path)
+        # A name of its own for every writer: two processes may be at the same object.
+        partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")
+        try:
+            partial.write_bytes(content)
+            partial.replace(path)
+        except OSError:
+            partial.unlink(missing_ok=True)  # on a full disk every byte counts
+            raise
         return
     obstore.put(_bucket(where), key, content)
+
+
+def exists(where: str, key: str) -> bool:
+    """Return whether there is an object of that key."""
+    if is_local(where):
+        return Path(where, key).is_file()
+    try:
+        obstore.head(_bucket(where), key)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def get(where: str, key: str) -> bytes | None:

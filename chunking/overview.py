@@ -6,6 +6,7 @@ from that.  Each overview is a sky store of its own, `overview/nside<N>` inside 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import objects, store
-from .errors import MissingMapError
+from .errors import IdentityError, MissingMapError
 from .hierarchy import coarsen
 from .schema import MapInfo
 from .tiling import Tiling
@@ -61,7 +62,10 @@ def begin(where: str, maps: Sequence[MapInfo]) -> None:
         store.create(there, nside, frame=store.frame_of(where), tile_nside=pieces, chunk_nside=pieces)
         held = store.map_names(store.open_group(there))
         missing = [replace(made, provenance={"overview of": made.name}) for made in maps if made.name not in held]
-        store.create_maps(there, missing, codec="none")
+        for made in missing:
+            # Another process may be at the same run, and faster.
+            with contextlib.suppress(IdentityError):
+                store.create_maps(there, [made], codec="none")
 
 
 def summarise(values: NDArray[Any], npix_ratio: int, *, bits: bool) -> NDArray[Any]:
@@ -74,13 +78,27 @@ def summarise(values: NDArray[Any], npix_ratio: int, *, bits: bool) -> NDArray[A
 
 def write_piece(where: str, name: str, tile: int, values: NDArray[Any]) -> None:
     """Write the piece of the finest overview that a tile covers; a piece without any value is not stored."""
+    piece = _piece(where, name, values)
+    if piece is not None:
+        store.put_plain_tile(address(where, FINEST_NSIDE), name, tile, piece)
+
+
+def holds_piece(where: str, name: str, tile: int, values: NDArray[Any]) -> bool:
+    """Return whether the finest overview holds what `write_piece` writes for the values of a tile."""
+    piece = _piece(where, name, values)
+    if piece is None:
+        return True
+    kept = objects.get(address(where, FINEST_NSIDE), f"{name}/c/{tile}")
+    return kept is not None and kept == store.plain_bytes(piece)
+
+
+def _piece(where: str, name: str, values: NDArray[Any]) -> NDArray[Any] | None:
+    """Return the piece of the finest overview that a tile covers, or None where there is nothing to write."""
     tiling = _tiling(where)
     if not levels(tiling.nside):
-        return
-    ratio = (tiling.nside // FINEST_NSIDE) ** 2
-    piece = summarise(values, ratio, bits=_is_bits(name))
-    if piece.dtype.kind != "f" or not np.isnan(piece).all():
-        store.put_plain_tile(address(where, FINEST_NSIDE), name, tile, piece)
+        return None
+    piece = summarise(values, (tiling.nside // FINEST_NSIDE) ** 2, bits=_is_bits(name))
+    return None if piece.dtype.kind == "f" and np.isnan(piece).all() else piece
 
 
 def _is_bits(name: str) -> bool:

@@ -6,12 +6,12 @@ Does not cover: who writes which tile when, and what is finished (`engine/ledger
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import zarr
-from numpy.typing import NDArray
+from zarr.errors import ContainsArrayError
 
 from . import objects
 from .errors import FormatError, IdentityError, InputError, MissingMapError, StoreNotFoundError, nearest
@@ -20,10 +20,11 @@ from .tiles import (
     StoreAddress,
     forget_open_arrays,
     get_plain_tile,
-    observed_tiles,
+    plain_bytes,
     put_plain_tile,
     read_cells,
     read_tile,
+    tile_length,
     write_tile,
 )
 from .tiling import Tiling
@@ -35,9 +36,7 @@ __all__ = [
     "CODECS",
     "StoreAddress",
     "address",
-    "column_attributes",
     "create",
-    "create_column",
     "create_maps",
     "delete_map",
     "exists",
@@ -51,12 +50,12 @@ __all__ = [
     "open",
     "open_group",
     "overview_nsides",
+    "plain_bytes",
     "put_plain_tile",
     "read_cells",
-    "read_column",
     "read_tile",
     "require_maps",
-    "set_column_attributes",
+    "tile_length",
     "tiling_of",
     "write_tile",
 ]
@@ -171,7 +170,16 @@ def exists(store: StoreAddress) -> bool:
         group = zarr.open_group(objects.zarr_store(address(store), read_only=True), mode="r", zarr_format=3)
     except (FileNotFoundError, NotADirectoryError):
         return False
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(address(store), error) from error
     return "skymill" in group.attrs
+
+
+def _damaged(where: str, error: Exception) -> FormatError:
+    return FormatError(
+        f"the metadata of {where} cannot be read ({error}); the store is damaged. Bring zarr.json back from a copy, "
+        "or remove the store and make it again."
+    )
 
 
 def open_group(store: StoreAddress, mode: str = "r") -> zarr.Group:
@@ -194,7 +202,7 @@ def open_group(store: StoreAddress, mode: str = "r") -> zarr.Group:
             "skymill.ingest or skymill.simulate."
         ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise FormatError(f"the metadata of {where} cannot be read ({error}); the store is damaged.") from error
+        raise _damaged(where, error) from error
     _check_format(where, dict(group.attrs))
     return group
 
@@ -346,17 +354,20 @@ def create_maps(store: StoreAddress, maps: Sequence[MapInfo], *, codec: str = "l
             shuffle="bitshuffle",
             typesize=np.dtype(entry.dtype).itemsize,
         )
-        group.create_array(
-            entry.name,
-            shape=(tiling.npix,),
-            chunks=(tiling.tile_npix if plain else tiling.chunk_npix,),
-            shards=None if plain else (tiling.tile_npix,),
-            dtype=entry.dtype,
-            fill_value=entry.fill_value,
-            dimension_names=["cells"],
-            compressors=None if plain else compressor,
-            attributes=entry.attributes(),
-        )
+        try:
+            group.create_array(
+                entry.name,
+                shape=(tiling.npix,),
+                chunks=(tiling.tile_npix if plain else tiling.chunk_npix,),
+                shards=None if plain else (tiling.tile_npix,),
+                dtype=entry.dtype,
+                fill_value=entry.fill_value,
+                dimension_names=["cells"],
+                compressors=None if plain else compressor,
+                attributes=entry.attributes(),
+            )
+        except ContainsArrayError as error:
+            raise IdentityError(f"map {entry.name!r} of {address(store)} was made by another process now.") from error
     forget_open_arrays()
 
 
@@ -367,8 +378,10 @@ def delete_map(store: StoreAddress, name: str) -> None:
     forget_open_arrays()
     for overview in overview_nsides(group):
         objects.delete_prefix(where, f"overview/nside{overview}/{name}/")
-    objects.delete_prefix(where, f"{name}/")
-    objects.delete_prefix(where, f"ledger/{name}/")
+    for prefix in (f"{name}/", f"ledger/{name}/"):
+        # Data before metadata: killed in the middle, what is left is still known as a map, and is removed again.
+        objects.delete_prefix(where, f"{prefix}c/")
+        objects.delete_prefix(where, prefix)
 
 
 def overview_nsides(group: zarr.Group) -> tuple[int, ...]:
@@ -382,42 +395,19 @@ def overview_nsides(group: zarr.Group) -> tuple[int, ...]:
     return tuple(sorted(int(name.removeprefix("nside")) for name, _ in overviews.groups()))
 
 
-def create_column(store: StoreAddress, name: str, attributes: Mapping[str, Any]) -> None:
-    """Create the ledger of a map, `ledger/<name>`: one uint64 a tile, each in a chunk of its own."""
-    open_group(store, mode="r+").create_array(
-        f"ledger/{name}",
-        shape=(tiling_of(store).n_tiles,),
-        chunks=(1,),
-        dtype="uint64",
-        fill_value=0,
-        compressors=None,
-        dimension_names=["tile"],
-        attributes={"skymill": dict(attributes)},
-    )
+def observed_tiles(store: StoreAddress, names: Sequence[str]) -> tuple[int, ...]:
+    """Return the tiles that hold something in every one of the named maps, ascending.
 
+    A tile that the ledger knows counts even where its shard is lost: who reads it must notice, not pass over it.
+    """
+    from .columns import read_column
 
-def column_attributes(store: StoreAddress, name: str) -> dict[str, Any] | None:
-    """Return what the ledger of a map says of its run, or None where the map has no ledger."""
-    ledger = open_group(store).get(f"ledger/{name}")
-    return dict(cast(dict[str, Any], ledger.attrs["skymill"])) if isinstance(ledger, zarr.Array) else None
-
-
-def set_column_attributes(store: StoreAddress, name: str, attributes: Mapping[str, Any]) -> None:
-    """Replace what the ledger of a map says of its run."""
-    open_group(store, mode="r+")[f"ledger/{name}"].attrs["skymill"] = dict(attributes)
-
-
-def read_column(store: StoreAddress, name: str) -> NDArray[np.uint64] | None:
-    """Return the ledger of a map, (tile,) uint64, or None where the map has none."""
     where = address(store)
-    ledger = open_group(where).get(f"ledger/{name}")
-    if not isinstance(ledger, zarr.Array):
-        return None
-    if not objects.is_local(where):
-        return np.asarray(ledger[:], dtype=np.uint64)  # zarr asks for many objects at once
-    entries = np.zeros(ledger.shape[0], dtype=np.uint64)
-    for key, _, _ in objects.listing(where, f"ledger/{name}/c/"):
-        content = objects.get(where, key)
-        if content is not None and len(content) == 8:
-            entries[int(key.rpartition("/")[2])] = int.from_bytes(content, "little")
-    return entries
+    stored: set[int] | None = None
+    for name in names:
+        tiles = {int(key.rpartition("/")[2]) for key, _, _ in objects.listing(where, f"{name}/c/")}
+        recorded = read_column(where, name)
+        if recorded is not None:
+            tiles |= set(np.flatnonzero(recorded > 1).tolist())  # 1: finished, with nothing to store
+        stored = tiles if stored is None else stored & tiles
+    return tuple(sorted(stored or ()))

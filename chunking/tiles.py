@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,8 +44,7 @@ def read_tile(store: StoreAddress, name: str, tile: int) -> NDArray[Any]:
     FormatError
         If what is stored there cannot be decoded.
     """
-    array = _array(address(store), name, False)
-    length = _tile_length(array)
+    length = tile_length(store, name)
     return read_cells(store, name, tile * length, (tile + 1) * length)
 
 
@@ -63,8 +60,8 @@ def read_cells(store: StoreAddress, name: str, start: int, stop: int) -> NDArray
         ) from error
 
 
-def write_tile(store: StoreAddress, name: str, tile: int, values: NDArray[Any]) -> None:
-    """Write one whole tile of a map; a tile of nothing but the fill value is not stored.
+def write_tile(store: StoreAddress, name: str, tile: int, values: NDArray[Any]) -> bool:
+    """Write one whole tile of a map and return whether it is stored; one of nothing but the fill value is not.
 
     Raises
     ------
@@ -79,6 +76,12 @@ def write_tile(store: StoreAddress, name: str, tile: int, values: NDArray[Any]) 
             f"{values.shape} came."
         )
     array[tile * length : (tile + 1) * length] = values
+    fill = array.fill_value
+    return not (_is_fill(values[:1], fill) and _is_fill(values, fill))
+
+
+def _is_fill(values: NDArray[Any], fill: Any) -> bool:
+    return bool(np.isnan(values).all() if fill != fill else (values == fill).all())
 
 
 def put_plain_tile(where: str, name: str, tile: int, values: NDArray[Any]) -> None:
@@ -86,7 +89,12 @@ def put_plain_tile(where: str, name: str, tile: int, values: NDArray[Any]) -> No
 
     What zarr would do, without its milliseconds; they are most of the cost of a small tile.
     """
-    objects.put(where, f"{name}/c/{tile}", values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes())
+    objects.put(where, f"{name}/c/{tile}", plain_bytes(values))
+
+
+def plain_bytes(values: NDArray[Any]) -> bytes:
+    """Return values as `put_plain_tile` writes them."""
+    return values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
 def get_plain_tile(where: str, name: str, tile: int, dtype: str) -> NDArray[Any] | None:
@@ -95,19 +103,11 @@ def get_plain_tile(where: str, name: str, tile: int, dtype: str) -> NDArray[Any]
     return None if content is None else np.frombuffer(content, np.dtype(dtype).newbyteorder("<"))
 
 
+def tile_length(store: StoreAddress, name: str) -> int:
+    """Return the pixels of a tile of a map."""
+    return _tile_length(_array(address(store), name, False))
+
+
 def _tile_length(array: zarr.Array[Any]) -> int:
     shards = array.shards or array.chunks
     return int(shards[0])
-
-
-def observed_tiles(store: StoreAddress, names: Sequence[str]) -> tuple[int, ...]:
-    """Return the tiles that hold something in every one of the named maps, ascending.
-
-    Absence of a shard says nothing about whether the map is finished: ask the ledger.
-    """
-    where = address(store)
-    stored: set[int] | None = None
-    for name in names:
-        tiles = {int(Path(key).name) for key, _, _ in objects.listing(where, f"{name}/c/")}
-        stored = tiles if stored is None else stored & tiles
-    return tuple(sorted(stored or ()))

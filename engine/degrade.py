@@ -15,7 +15,7 @@ from ..chunking.errors import InputError, nearest
 from ..chunking.hierarchy import Kind, Policy
 from ..chunking.schema import MapInfo
 from ..chunking.tiling import Tiling
-from .ledger import map_digest
+from .ledger import map_digest, read_held
 from .mapping import map_plan
 from .plan import Plan
 from .records import RunReport
@@ -41,7 +41,7 @@ class DegradeKernel:
             name: np.concatenate(
                 [
                     hierarchy.degrade(
-                        stores.read_cells(self.source, name, first, min(first + self.piece, stop)),
+                        read_held(self.source, name, first, min(first + self.piece, stop)),
                         self.npix_ratio,
                         policy=self.policy,
                         kind=kind,

@@ -16,7 +16,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from ..chunking import objects
+from ..chunking import columns, objects
 from ..chunking import store as stores
 from ..chunking.errors import FormatError, IdentityError, InputError
 from ..chunking.schema import MapInfo
@@ -56,12 +56,43 @@ def entry(store: str, name: str, tile: int) -> int:
 
 def column(store: str, name: str) -> NDArray[np.uint64] | None:
     """Return the whole ledger of a map, (tile,) uint64, or None where the map has none."""
-    return stores.read_column(store, name)
+    return columns.read_column(store, name)
+
+
+def read_held(store: str, name: str, start: int, stop: int) -> NDArray[Any]:
+    """Return the pixels [start, stop) of a map, held against its ledger where a run of ours made it.
+
+    Neither Zarr nor the compressor notices a flipped bit in a shard, and a lost shard reads as "no value"; the ledger
+    tells both.  Whole tiles are held against their digest, parts of tiles only tell whether the shard is there.
+
+    Raises
+    ------
+    FormatError
+        If what is stored there is not what the ledger says, or cannot be decoded.
+    """
+    where = address(store)
+    values = stores.read_cells(where, name, start, stop)
+    length = stores.tile_length(where, name)
+    for tile in range(start // length, -(-stop // length)):
+        recorded = entry(where, name, tile)
+        if recorded in (NOT_DONE, NOTHING_STORED):
+            continue
+        first, last = tile * length - start, (tile + 1) * length - start
+        if first >= 0 and last <= stop - start:
+            right = digest_of(values[first:last]) == recorded
+        else:
+            right = objects.exists(where, f"{name}/c/{tile}")
+        if not right:
+            raise FormatError(
+                f"tile {tile} of map {name!r} in {where} does not hold what was written there: the shard is damaged or "
+                "lost. Run the command that made the map again; it mends what is damaged."
+            )
+    return values
 
 
 def identity(store: str, name: str) -> tuple[str, dict[str, Any]] | None:
     """Return identity and facts of the run that makes a map, or None where no run of ours does."""
-    known = stores.column_attributes(store, name)
+    known = columns.column_attributes(store, name)
     return None if known is None else (str(known["identity"]), dict(known["facts"]))
 
 
@@ -77,14 +108,29 @@ def begin(store: str, maps: Sequence[MapInfo], facts: Mapping[str, Any], *, over
     mine = identity_of(facts)
     group = open_group(store, mode="r+")
     for made in maps:
+        # In this order: another process may be at the same, and it makes the ledger before the map.
+        held = made.name in group
         known = identity(store, made.name)
         if known is None or known[0] != mine:
-            if made.name in group or known is not None:
-                delete_map(store, made.name)
-            stores.create_column(store, made.name, {"identity": mine, "facts": dict(facts), "finished": False})
+            if held or known is not None:
+                _remove(store, made.name, known is not None)
+            try:
+                columns.create_column(store, made.name, {"identity": mine, "facts": dict(facts), "finished": False})
+            except IdentityError:  # another process was faster; at the same run, the two share it
+                check(store, [made], facts, overwrite=False)
         if made.name not in group:
-            create_maps(store, [made])
+            try:
+                create_maps(store, [made])
+            except IdentityError:
+                check(store, [made], facts, overwrite=False)
     forget_open_arrays()
+
+
+def _remove(store: str, name: str, recorded: bool) -> None:
+    """Remove a map; killed in the middle, no run takes what is left for its own."""
+    if recorded:
+        columns.set_column_attributes(store, name, {"identity": "", "facts": {"verb": "a removal that was stopped"}})
+    delete_map(store, name)
 
 
 def check(store: str, maps: Sequence[MapInfo], facts: Mapping[str, Any], *, overwrite: bool) -> None:
@@ -129,14 +175,16 @@ def _short(value: Any) -> str:
 def set_finished(store: str, names: Sequence[str], finished: bool) -> None:
     """Record whether the runs that make some maps have come to their end, last checks included."""
     for name in names:
-        known = stores.column_attributes(store, name)
+        known = columns.column_attributes(store, name)
         assert known is not None
-        stores.set_column_attributes(store, name, {**known, "finished": finished})
+        if known.get("finished", False) == finished:
+            continue  # a run that only verifies writes nothing, so that it works on a store that is read-only
+        columns.set_column_attributes(store, name, {**known, "finished": finished})
 
 
 def is_finished(store: str, name: str) -> bool:
     """Return whether the run that makes a map has come to its end; a map that no run of ours makes is finished."""
-    known = stores.column_attributes(store, name)
+    known = columns.column_attributes(store, name)
     return known is None or bool(known.get("finished", False))
 
 

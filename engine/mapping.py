@@ -62,7 +62,7 @@ class TileTask:
     def read(self, tile: int) -> dict[str, NDArray[Any]]:
         """Return the inputs of the kernel for one tile of the target; the source may be tiled otherwise."""
         start, stop = tile * self.tile_npix, (tile + 1) * self.tile_npix
-        return {name: store.read_cells(self.source or self.target, name, start, stop) for name in self.reads}
+        return {name: ledger.read_held(self.source or self.target, name, start, stop) for name in self.reads}
 
     def __call__(self, tile: int) -> TileRecord:
         """Return the record of the tile, computed or found intact."""
@@ -86,9 +86,9 @@ class TileTask:
             digest = ledger.NOTHING_STORED
             if name in outputs:
                 cells = outputs[name].size
-                store.write_tile(self.target, name, tile, outputs[name])
+                if store.write_tile(self.target, name, tile, outputs[name]):
+                    digest = ledger.digest_of(outputs[name])
                 overview.write_piece(self.target, name, tile, outputs[name])
-                digest = ledger.digest_of(outputs[name])
             ledger.tick(self.target, name, tile, digest)
         seconds = {"read": read - began, "compute": computed - read, "write": time.perf_counter() - computed}
         return self._record(tile, "computed", cells, seconds, statistics)
@@ -109,9 +109,10 @@ def _intact(target: str, names: Sequence[str], tile: int) -> bool:
         if recorded == ledger.NOTHING_STORED:
             continue
         try:
-            if ledger.digest_of(store.read_tile(target, name, tile)) != recorded:
-                return False
+            values = store.read_tile(target, name, tile)
         except FormatError:
+            return False
+        if ledger.digest_of(values) != recorded or not overview.holds_piece(target, name, tile, values):
             return False
     return True
 

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..chunking.errors import InputError, MemoryLimitError
+from ..chunking.errors import InputError, MemoryLimitError, SkymillError
 from .records import RunReport, write_text
+from .window import hits_every_tile
 from .worker import Worker, format_bytes
 
 if TYPE_CHECKING:
@@ -155,12 +156,21 @@ class Plan[R]:
             If a task does not fit into a worker; nothing has been written then.
         RunError
             If the run could not finish; the same call continues it.
+        DiskFullError
+            If the disk is full.
         """
         if report is not None and os.path.isdir(report):
             raise InputError(f"`report` {report!s} is a folder; give the name of a file.")
         worker = self.worker if client is None else Worker.from_client(client)
         self.check(worker)
-        result = self.execute(Run(client, worker, progress))
+        try:
+            result = self.execute(Run(client, worker, progress))
+        except OSError as error:
+            # Outside tasks too, a full disk or a store that is read-only ends in words.
+            told = None if isinstance(error, SkymillError) else hits_every_tile(error)
+            if told is None:
+                raise
+            raise told from error
         if report is not None:
             known: Any = result
             write_text(report, known.to_json())

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..chunking import store as stores
 from ..chunking.errors import RunError
+from . import ledger
 from .mapping import make_executor
 from .plan import Run
 from .progress import Progress
@@ -30,7 +31,11 @@ class ReduceTask[S]:
 
     def __call__(self, tile: int) -> S:
         """Return the statistic of a tile."""
-        return self.kernel(tile, {name: stores.read_tile(self.store, name, tile) for name in self.names})
+        inputs = {}
+        for name in self.names:
+            length = stores.tile_length(self.store, name)
+            inputs[name] = ledger.read_held(self.store, name, tile * length, (tile + 1) * length)
+        return self.kernel(tile, inputs)
 
 
 def reduce_tiles[S](

@@ -12,7 +12,7 @@ from ..chunking import store as stores
 from ..chunking.errors import InputError, UnitError
 from ..chunking.schema import FLAGS, MapInfo
 from ..chunking.tiling import Tiling
-from .ledger import map_digest
+from .ledger import map_digest, read_held
 from .mapping import map_plan
 from .plan import Plan
 from .records import RunReport
@@ -204,8 +204,7 @@ class HandDownKernel:
         offset = start - first * self.npix_ratio
         children = slice(offset, offset + self.tile_npix)
         return {
-            name: np.repeat(stores.read_cells(self.source, name, first, last), self.npix_ratio)[children]
-            for name in self.names
+            name: np.repeat(read_held(self.source, name, first, last), self.npix_ratio)[children] for name in self.names
         }
 
 

@@ -94,8 +94,9 @@ def workers_of(client: Client, timeout: float = 30.0) -> list[dict[str, Any]]:
         If the scheduler is lost or does not answer within `timeout` seconds.
     """
     # `Client.scheduler_info` would wait for ever on a scheduler that is there and says nothing.
+    scheduler: Any = client.scheduler  # None once the client is closed
     try:
-        known = client.sync(client.scheduler.identity, n_workers=-1, callback_timeout=timeout)
+        known = client.sync(scheduler.identity, n_workers=-1, callback_timeout=timeout)
     except (OSError, TimeoutError, AttributeError) as error:
         raise RunError(
             f"the Dask scheduler does not answer ({type(error).__name__}: {error}). Start it again, and run the same "

@@ -161,7 +161,7 @@ def test_a_scheduler_that_says_nothing_is_reported():
         Worker.from_client(Silent())
 
 
-class KilledWorker(Exception):
+class KilledWorker(Exception):  # noqa: N818 - Dask's own name
     """What Dask raises, as far as the window looks at it."""
 
 
@@ -170,7 +170,7 @@ def test_the_neighbours_of_a_tile_that_kills_workers_are_not_set_aside_with_it()
     executor = Counting(3)
 
     def finish():
-        together = [entry for entry in executor.out]
+        together = list(executor.out)
         executor.out.clear()
         dies = any(tile == 3 for _, _, tile in together)
         for future, task, tile in together:

@@ -229,12 +229,19 @@ def _verb(verb: Verb, words: list[str]) -> None:
 
 
 def _log(*, quiet: bool) -> None:
-    """Let progress be seen where there is no terminal for a bar."""
+    """Let progress be seen where there is no terminal for a bar; Dask keeps its own counsel."""
     import logging
 
-    if not quiet:
-        logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-        logging.getLogger("skymill").setLevel(logging.INFO)
+    ours = logging.getLogger("skymill")
+    for handler in [known for known in ours.handlers if known.name == "command line"]:
+        ours.removeHandler(handler)
+    if quiet:
+        return
+    handler = logging.StreamHandler()
+    handler.name = "command line"
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    ours.addHandler(handler)
+    ours.setLevel(logging.INFO)
 
 
 def _info(words: list[str]) -> None:

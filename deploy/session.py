@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -51,6 +52,8 @@ class Session:
         from ..engine.connect import connect
 
         with connect(address=self.address, workers=self.workers, threads=self.threads, memory=self.memory) as client:
+            if self.address is None:
+                client.run(_leave_interrupts_to_the_client)
             yield client
 
     def settle(self, plan: Plan[Any]) -> None:
@@ -66,6 +69,11 @@ class Session:
             return
         here = plan.worker
         plan.worker = dataclasses.replace(here, memory=memory or here.memory, threads=self.threads or here.threads)
+
+
+def _leave_interrupts_to_the_client() -> None:
+    """Ignore Ctrl-C in this worker: a terminal sends it to all processes, and the client closes its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def run_verb(

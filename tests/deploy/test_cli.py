@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import os
 import re
 import signal
@@ -318,7 +319,8 @@ def test_workers_and_an_address(sky: str, doubled: Verb, capsys: pytest.CaptureF
 
 @pytest.mark.slow
 @pytest.mark.faults
-def test_interrupt_says_that_the_same_command_continues(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [(), ("--workers", "1")], ids=["here", "workers"])
+def test_interrupt_says_that_the_same_command_continues(tmp_path: Path, workers: tuple[str, ...]) -> None:
     from skies import make_sky
 
     sky = make_sky(tmp_path / "sky.zarr", nside=32)
@@ -331,11 +333,21 @@ import skymill.engine.residual as module
 from skymill.engine.mapping import map_plan
 module.residual = lambda store, prediction, target: map_plan(
     "residual", Total(delay=2.0), target=store, reads=("i160",), writes=[INTENSITY])
-print("ready", flush=True)
-sys.exit(cli.main(["residual", {sky!r}, "--prediction", "p", "--target", "t", "--threads", "1"]))
+if __name__ == "__main__":
+    print("ready", flush=True)
+    words = ["residual", {sky!r}, "--prediction", "p", "--target", "t", "--threads", "1", *{workers!r}]
+    sys.exit(cli.main(words))
 """
+    script = tmp_path / "interrupted.py"
+    script.write_text(code)
+    # In a group of its own: a terminal sends Ctrl-C to all the processes of a command.
     process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        start_new_session=True,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
@@ -345,11 +357,24 @@ sys.exit(cli.main(["residual", {sky!r}, "--prediction", "p", "--target", "t", "-
             break
         time.sleep(0.1)
     time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "the same command continues" in err
     assert "Traceback" not in err
+
+
+def test_progress_is_logged_once_and_not_where_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        cli._log(quiet=False)
+    logging.getLogger("skymill").info("half done")
+    logging.getLogger("distributed").warning("of no concern")
+    said = capsys.readouterr().err
+    assert said.count("half done") == 1
+    assert "of no concern" not in said
+    cli._log(quiet=True)
+    logging.getLogger("skymill").info("half done")
+    assert "half done" not in capsys.readouterr().err
 
 
 def test_info(sky: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ Does not cover: what a task does (`mapping.py`, `reducing.py`).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import queue
 import time
@@ -80,6 +81,7 @@ class DaskExecutor:
         self._seen_worker = time.monotonic()
         self._slots = 1
         self._asked = 0.0
+        self._answers = self._paused = False
         self._refresh()
 
     def _refresh(self) -> None:
@@ -87,16 +89,18 @@ class DaskExecutor:
         if time.monotonic() - self._asked < 1.0:
             return
         self._asked = time.monotonic()
-        workers = [worker for worker in self._workers() if _at_work(worker)]
+        known: list[dict[str, Any]] = []
+        self._answers = False
+        if self._alive():
+            # Without an answer the connection broke, and the client does not know it yet.
+            with contextlib.suppress(RunError):
+                known = workers_of(self._client, timeout=self._patience)
+                self._answers = True
+        self._paused = bool(known)
+        workers = [worker for worker in known if _at_work(worker)]
         if workers:
             self._seen_worker = time.monotonic()
             self._slots = TASKS_PER_THREAD * sum(int(worker["nthreads"]) for worker in workers)
-
-    def _workers(self) -> list[dict[str, Any]]:
-        try:
-            return workers_of(self._client, timeout=self._patience) if self._alive() else []
-        except RunError:  # the connection broke, and the client does not know it yet
-            return []
 
     def _alive(self) -> bool:
         return bool(self._client.status == "running")
@@ -118,9 +122,9 @@ class DaskExecutor:
         if self._client.status in ("closed", "closing"):
             raise RunError("the connection to the Dask scheduler is lost. Start it again. " + _AGAIN)
         if silent > self._patience:
-            if not self._alive():
+            if not self._answers:
                 what = "does not answer"
-            elif self._workers():
+            elif self._paused:
                 what = "has only workers that are paused for want of memory"
             else:
                 what = "has no workers"
@@ -196,9 +200,9 @@ def run_window(
                 executor.check()
                 continue
             tile = running.pop(future)
-            error = _error_of(future)
+            result, error = _outcome(future)
             if error is None:
-                handle(tile, future.result())
+                handle(tile, result)
                 continue
             _raise_if_fatal(error, executor)
             if type(error).__name__ == "KilledWorker":
@@ -232,16 +236,13 @@ def _submit(executor: Executor, task: Callable[[int], Any], tile: int) -> Any:
         raise RunError(f"tile {tile} could not be sent out ({type(error).__name__}: {error}). " + _AGAIN) from error
 
 
-def _error_of(future: Any) -> BaseException | None:
-    from concurrent.futures import CancelledError
-
+def _outcome(future: Any) -> tuple[Any, Exception | None]:
+    """Return the result of a task that is done, and the error that it or the way to it ended in."""
     try:
-        error: BaseException | None = future.exception()
-    except CancelledError as cancelled:
-        return cancelled
-    except Exception as lost:  # Dask raises its own CancelledError, which is no subclass of the builtin one
-        return lost
-    return error
+        # Dask fetches the result only now; a scheduler that fell silent must not keep us.
+        return future.result(timeout=PATIENCE_SECONDS), None
+    except Exception as error:
+        return None, error
 
 
 def _raise_if_fatal(error: BaseException, executor: Executor) -> None:

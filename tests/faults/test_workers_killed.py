@@ -1,0 +1,41 @@
+"""Workers killed with SIGKILL at random moments: the run goes on, or is run again, to the same bytes."""
+
+from __future__ import annotations
+
+import faulty
+import pytest
+from skies import content
+from skymill.chunking import errors
+
+pytestmark = pytest.mark.faults
+
+
+@pytest.mark.parametrize(("seed", "kills"), [(1, 18), (2, 18), (3, 18)])
+def test_workers_killed_at_random_moments(tmp_path, seed, kills):
+    sky = faulty.make_sky(tmp_path / "sky.zarr")
+    diary = tmp_path / "diary"
+    wanted = faulty.undisturbed(sky, diary)
+    killed, runs, reports = 0, 0, []
+    while killed < kills:
+        runs += 1
+        with faulty.cluster(workers=2) as client:
+            killer = faulty.WorkerKiller(client.cluster, kills - killed, seed + 100 * runs)
+            killer.start()
+            try:
+                reports = [faulty.total_plan(sky, diary, delay=0.1).run(client, progress=False)]
+            except errors.RunError as error:
+                # Dask gives a task up after four deaths; we try it once more, alone, and then set it aside.
+                assert "worker process died" in str(error) or "has no workers" in str(error)
+            finally:
+                killed += killer.stop()
+        if killed < kills and len(faulty.finished(sky)) == faulty.OBSERVED:
+            # It came to its end in spite of all: everything once more.
+            assert content(sky, "total", "ledger/total") == wanted
+            faulty.stores.delete_map(sky, "total")
+    reports.append(faulty.total_plan(sky, diary).run(progress=False))
+    for report in reports:
+        tiles = [record.tile for record in report.records]
+        assert len(tiles) == len(set(tiles)) == faulty.OBSERVED
+    assert content(sky, "total", "ledger/total") == wanted
+    assert not faulty.leftovers(sky)
+    assert killed >= kills

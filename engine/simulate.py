@@ -51,9 +51,9 @@ def simulate(
     maps: Sequence[str] | None = None,
     frame: str = "galactic",
     noise_nside: int = 256,
-    noise_herschel: float = 0.003,
-    noise_850um: float = 0.01,
-    noise_1380um: float = 0.004,
+    noise_herschel: float = 0.001,
+    noise_850um: float = 0.002,
+    noise_1380um: float = 0.0008,
     relative_noise_850um: float = 0.025,
     relative_noise_1380um: float = 0.045,
     tile_nside: int | None = None,
@@ -90,7 +90,8 @@ def simulate(
     noise_herschel : float
         Standard deviation of the noise of i160 to i500 in MJy/sr.
     noise_850um, noise_1380um : float
-        Standard deviation of the noise of the Planck-like bands in MJy/sr: the part that is everywhere the same.
+        Standard deviation of the noise of the Planck-like bands in MJy/sr: the part that is everywhere the same.  The
+        defaults are a tenth of the faintest sky, so that relative errors mean something everywhere.
     relative_noise_850um, relative_noise_1380um : float
         The part that is proportional to the brightness, added in quadrature.
     tile_nside : int, optional

@@ -44,7 +44,7 @@ __all__ = [
     "Survey",
 ]
 
-GENERATOR_VERSION: Final = 1  # grows whenever a seed means another sky than before
+GENERATOR_VERSION: Final = 2  # grows whenever a seed means another sky than before
 
 FOOTPRINTS: Final = ("full", "surveys")
 _lock = threading.RLock()
@@ -111,7 +111,8 @@ class DustSky:
     noise_herschel : float
         Standard deviation of the noise of the four Herschel-like bands in MJy/sr.
     noise_850um, noise_1380um : float
-        The same for the Planck-like bands: the part that is everywhere the same.
+        The same for the Planck-like bands: the part that is everywhere the same.  The defaults are a tenth of the
+        faintest sky, so that relative errors mean something everywhere; Planck itself has about 0.007 at 850 um.
     relative_noise_850um, relative_noise_1380um : float
         Their part that is proportional to the brightness (calibration, leakage), added in quadrature.
 
@@ -132,9 +133,9 @@ class DustSky:
     frame: str = "galactic"
     footprint: str = "full"
     noise_nside: int = 256
-    noise_herschel: float = 0.003
-    noise_850um: float = 0.01
-    noise_1380um: float = 0.004
+    noise_herschel: float = 0.001
+    noise_850um: float = 0.002
+    noise_1380um: float = 0.0008
     relative_noise_850um: float = 0.025
     relative_noise_1380um: float = 0.045
 

@@ -38,6 +38,21 @@ def sky(tmp_path_factory):
     return {"coarse": coarse, "fine": fine, "reports": reports}
 
 
+@pytest.mark.parametrize("label", BANDS)
+def test_the_whole_sky_can_be_learnt_too(tmp_path, label):
+    store = tmp_path / "full.zarr"
+    sm.simulate("dust", store, COARSE, seed=11).run(progress=False)
+    report = sm.train(f"dust-{label}", store, tmp_path / "model").run(progress=False)
+    target, truth = (sm.open(store)[name].values for name in (f"i{label}", f"truth_{label}"))
+    oracle = relative_errors(truth, target, slice(None))
+    for split, parts in report.scores.items():
+        known = parts["test"]
+        print(f"{label}, full sky, {split}: mean {known['mean']:+.4f}, sigma {known['sigma']:.4f} ({oracle.std():.4f})")
+        assert abs(known["mean"]) <= 0.004
+        assert known["sigma"] <= min(BANDS[label], 1.2 * oracle.std())
+        assert known["r2_log"] >= 0.99
+
+
 def maps(sky, store, *names):
     dataset = sm.open(sky[store])
     return [dataset[name].values for name in names]

@@ -26,7 +26,7 @@ from .plan import RESERVED_BYTES, Plan, Run
 from .progress import Progress
 from .records import RunReport, TileRecord
 from .window import DaskExecutor, ThreadsExecutor, run_window
-from .worker import Worker, peak_memory
+from .worker import Worker, forget_peak_memory, peak_memory, resident_memory
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -227,8 +227,12 @@ def map_plan(
             before()
         ledger.begin(there, maps, facts, overwrite=overwrite)
         overview.begin(there, maps)
+        # Whoever calls may hold more than a fresh worker does; the run is held to what it adds.
+        before_tasks = resident_memory() if run.client is None else 0
+        if run.client is None:
+            forget_peak_memory()
         report = _go(task, list(tiles), tiling, run)
-        report.planned_memory = plan.process_memory(run.worker)
+        report.planned_memory = plan.process_memory(run.worker) + max(0, before_tasks - plan.reserved)
         overview.finish(there, maps)
         objects.sweep(there, task.writes)
         if report.set_aside:

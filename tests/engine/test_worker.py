@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 from skymill.chunking import errors
 from skymill.engine.connect import connect, gpu_workers
 from skymill.engine.plan import Plan
-from skymill.engine.worker import Worker, format_bytes, parse_bytes, peak_memory
+from skymill.engine.worker import (
+    Worker,
+    forget_peak_memory,
+    format_bytes,
+    parse_bytes,
+    peak_memory,
+    resident_memory,
+)
 
 
 @pytest.mark.parametrize(
@@ -56,6 +63,14 @@ def test_peak_memory_grows():
     ballast = bytearray(80_000_000)
     assert peak_memory() >= before + 60_000_000
     assert len(ballast) == 80_000_000
+
+
+def test_a_peak_can_be_forgotten():
+    ballast = bytearray(80_000_000)
+    high = peak_memory()
+    del ballast
+    forget_peak_memory()
+    assert resident_memory() <= peak_memory() < high - 50_000_000
 
 
 def test_a_worker_is_read_from_the_cluster():

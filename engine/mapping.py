@@ -50,6 +50,8 @@ class TileTask:
         Maps read and written.
     tile_npix : int
         Pixels of a tile of the target.
+    gpu : bool
+        Whether the kernel runs on a GPU where there is one.
     """
 
     kernel: Kernel
@@ -58,6 +60,7 @@ class TileTask:
     target: str
     writes: tuple[str, ...]
     tile_npix: int
+    gpu: bool = False
 
     def read(self, tile: int) -> dict[str, NDArray[Any]]:
         """Return the inputs of the kernel for one tile of the target; the source may be tiled otherwise."""
@@ -146,6 +149,7 @@ def map_plan(
     after: Callable[[RunReport], Any] | None = None,
     alternatives: Callable[[], Sequence[tuple[str, int]]] | None = None,
     notes: Sequence[str] = (),
+    gpu: bool = False,
 ) -> Plan[RunReport]:
     """Return the plan that runs a kernel over the tiles of the sky and writes maps.
 
@@ -181,6 +185,9 @@ def map_plan(
         Called when the run begins, and with its report when it has finished.
     alternatives, notes
         See `Plan`.
+    gpu : bool
+        Whether the kernel runs on a GPU where there is one: on a cluster that has both, its tasks go to the workers
+        with a GPU, all others to those without.
 
     Raises
     ------
@@ -220,7 +227,7 @@ def map_plan(
         **dict(memory or {}),
         "outputs": width * tiling.tile_npix,
     }
-    task = TileTask(kernel, where, tuple(reads), there, tuple(made.name for made in maps), tiling.tile_npix)
+    task = TileTask(kernel, where, tuple(reads), there, tuple(made.name for made in maps), tiling.tile_npix, gpu)
 
     def execute(run: Run) -> RunReport:
         if before is not None:
@@ -307,11 +314,12 @@ def _go(task: TileTask, tiles: list[int], tiling: Tiling, run: Run) -> RunReport
     for name in task.writes:
         column = ledger.column(task.target, name)
         assert column is not None
-        empty = [int(t) for t in np.flatnonzero(column == ledger.NOT_DONE) if int(t) not in observed]
+        # Also where something else stands: an entry that was damaged would never be looked at again.
+        empty = [int(t) for t in np.flatnonzero(column != ledger.NOTHING_STORED) if int(t) not in observed]
         ledger.tick_many(task.target, name, empty, ledger.NOTHING_STORED)
     if len(observed) < tiling.n_tiles:
         report.counts["unobserved"] = tiling.n_tiles - len(observed)
-    executor = make_executor(run)
+    executor = make_executor(run, gpu=task.gpu)
     try:
         with Progress(report.verb, len(tiles), run.progress) as progress:
 
@@ -335,9 +343,9 @@ def task_verb(task: TileTask) -> str:
     return str(known[1]["verb"])
 
 
-def make_executor(run: Run) -> ThreadsExecutor | DaskExecutor:
-    """Return where the tasks of a run go."""
-    return ThreadsExecutor(run.worker.threads) if run.client is None else DaskExecutor(run.client)
+def make_executor(run: Run, *, gpu: bool = False) -> ThreadsExecutor | DaskExecutor:
+    """Return where the tasks of a run go; `gpu` says that they gain from one."""
+    return ThreadsExecutor(run.worker.threads) if run.client is None else DaskExecutor(run.client, gpu=gpu)
 
 
 def set_aside_error(report: RunReport) -> RunError:

@@ -181,6 +181,7 @@ def predict(
         overwrite=overwrite,
         alternatives=lambda: _alternatives(loaded, len(names), tiling, made_here),
         notes=_notes(loaded, tiling),
+        gpu=True,
     )
 
 

@@ -71,10 +71,22 @@ class ThreadsExecutor:
 
 
 class DaskExecutor:
-    """Workers of a Dask cluster."""
+    """Workers of a Dask cluster.
 
-    def __init__(self, client: Client, patience: float | None = None) -> None:
+    Parameters
+    ----------
+    client : distributed.Client
+        Of the cluster.
+    patience : float, optional
+        Seconds that the cluster may be without any worker.
+    gpu : bool
+        In a cluster that has both, tasks go to the workers with a GPU, or else to those without.
+    """
+
+    def __init__(self, client: Client, patience: float | None = None, *, gpu: bool = False) -> None:
         self._client = client
+        self._gpu = gpu
+        self._resource: str | None = None
         self._run = uuid4().hex[:12]
         self._sent = 0
         self._patience = PATIENCE_SECONDS if patience is None else patience
@@ -97,10 +109,20 @@ class DaskExecutor:
                 known = workers_of(self._client, timeout=self._patience)
                 self._answers = True
         self._paused = bool(known)
-        workers = [worker for worker in known if _at_work(worker)]
+        workers = self._suitable([worker for worker in known if _at_work(worker)])
         if workers:
             self._seen_worker = time.monotonic()
             self._slots = TASKS_PER_THREAD * sum(int(worker["nthreads"]) for worker in workers)
+
+    def _suitable(self, workers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the workers that the tasks may go to; see `connect` for what workers say of themselves."""
+        for resource in ("GPU", "CPU") if self._gpu else ("CPU", "GPU"):
+            having = [worker for worker in workers if worker.get("resources", {}).get(resource)]
+            if having:
+                self._resource = resource
+                return having
+        self._resource = None
+        return workers
 
     def _alive(self) -> bool:
         return bool(self._client.status == "running")
@@ -113,7 +135,10 @@ class DaskExecutor:
     def submit(self, task: Callable[[int], Any], tile: int) -> Any:
         """Send one task out and return its future."""
         self._sent += 1
-        return self._client.submit(task, tile, key=f"skymill-{self._run}-{self._sent}", pure=False)
+        # An annotation of the graph would get lost on the way; resources given to `submit` do not.
+        resources = {self._resource: 1} if self._resource else None
+        key = f"skymill-{self._run}-{self._sent}"
+        return self._client.submit(task, tile, key=key, pure=False, resources=resources)
 
     def check(self) -> None:
         """Raise RunError if the scheduler is lost or no worker has been there for a while."""

@@ -219,6 +219,25 @@ def test_any_number_of_workers_and_threads_writes_the_same_bytes(tmp_path, worke
     assert len(runs["cluster"]) == 11
 
 
+@pytest.mark.slow
+def test_tasks_that_gain_from_a_gpu_go_to_the_workers_that_have_one(tmp_path):
+    from distributed import Client, Scheduler, SpecCluster
+    from skymill.engine.connect import gpu_workers
+
+    workers = gpu_workers(1, 1, threads=1, memory=10**9)
+    # What a worker says of itself decides, so that this holds on a machine without any GPU too.
+    del workers["gpu-0"]["options"]["env"]["XLA_CLIENT_MEM_FRACTION"]
+    sky = make_sky(tmp_path / "sky.zarr")
+    cluster = SpecCluster(workers=workers, scheduler={"cls": Scheduler, "options": {"dashboard_address": ":0"}})
+    with cluster, Client(cluster) as client:
+        ran = {}
+        for gpu in (True, False):
+            report = total_plan(sky, gpu=gpu, overwrite=True, parameters={"gpu": gpu}).run(client)
+            ran[gpu] = set(report.processes)
+    assert len(ran[True]) == len(ran[False]) == 1
+    assert ran[True] != ran[False]
+
+
 def test_tasks_are_small():
     import cloudpickle
     from skymill.engine.mapping import TileTask

@@ -44,14 +44,18 @@ def address(where: str, nside: int) -> str:
     return f"{where}/overview/nside{nside}"
 
 
-@functools.lru_cache(maxsize=64)
 def _tiling(where: str) -> Tiling:
+    return _kept_tiling(where, objects.tag(where, "zarr.json"))
+
+
+@functools.lru_cache(maxsize=64)
+def _kept_tiling(where: str, tag: tuple[int, int]) -> Tiling:
     return store.tiling_of(where)
 
 
 def begin(where: str, maps: Sequence[MapInfo]) -> None:
     """Make the templates of all overviews of the maps."""
-    _tiling.cache_clear()
+    _kept_tiling.cache_clear()
     tiling = store.tiling_of(where)
     if levels(tiling.nside):
         store.open_group(where, mode="r+").require_group("overview")

@@ -6,6 +6,7 @@ Does not cover: who writes which tile when, and what is finished (`engine/ledger
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -235,7 +236,13 @@ def frame_of(store: StoreAddress) -> str:
 
 def map_names(group: zarr.Group) -> tuple[str, ...]:
     """Return the names of the maps in a store's group, sorted."""
-    return tuple(sorted(name for name, _ in group.arrays() if name != "crs"))
+    try:
+        with warnings.catch_warnings():
+            # Where a process was killed there may be an empty folder; that is no array, and no matter.
+            warnings.filterwarnings("ignore", message=".*not recognized as a component of a Zarr hierarchy")
+            return tuple(sorted(name for name, _ in group.arrays() if name != "crs"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(f"a map in {group.store_path}", error) from error
 
 
 def infos(store: StoreAddress) -> dict[str, MapInfo]:
@@ -303,6 +310,7 @@ def open(store: StoreAddress) -> xr.Dataset:
     import xarray as xr
 
     group = open_group(store)
+    map_names(group)  # tells damage in words before xarray stumbles over it
     dataset: xr.Dataset = xr.open_zarr(
         objects.zarr_store(address(store), read_only=True),
         consolidated=False,

@@ -17,9 +17,14 @@ from .objects import address
 type StoreAddress = str | os.PathLike[str]
 
 
-@functools.lru_cache(maxsize=256)
 def _array(where: str, name: str, writable: bool) -> zarr.Array[Any]:
     """One open array a process: opening costs more than reading a small tile."""
+    # A worker may outlive the store: its successor at the same address has metadata of its own.
+    return _opened(where, name, writable, objects.tag(where, f"{name}/zarr.json"))
+
+
+@functools.lru_cache(maxsize=256)
+def _opened(where: str, name: str, writable: bool, tag: tuple[int, int]) -> zarr.Array[Any]:
     # The fused pipeline halves the cost of a tile and writes the same bytes (tests hold it to that).
     with zarr.config.set({"codec_pipeline.path": "zarr.core.codec_pipeline.FusedCodecPipeline"}):
         group = zarr.open_group(
@@ -33,7 +38,7 @@ def _array(where: str, name: str, writable: bool) -> zarr.Array[Any]:
 
 def forget_open_arrays() -> None:
     """Drop the cache of open arrays, for whoever replaces a store under a running process."""
-    _array.cache_clear()
+    _opened.cache_clear()
 
 
 def read_tile(store: StoreAddress, name: str, tile: int) -> NDArray[Any]:

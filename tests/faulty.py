@@ -142,6 +142,12 @@ def finished(sky: str) -> set[int]:
     return set(np.flatnonzero(column > ledger.NOTHING_STORED).tolist())
 
 
+def remove_total(sky: str) -> None:
+    """Remove the map of sums, however much of it is there."""
+    if "total" in stores.infos(sky) or ledger.identity(sky, "total") is not None:
+        stores.delete_map(sky, "total")
+
+
 def ticks(sky: str, name: str) -> int:
     """Return how many tiles of a map the ledger has, without opening the store."""
     folder = Path(sky, "ledger", name, "c")
@@ -190,6 +196,18 @@ def run_overwrite(sky: str, diary: str) -> None:
     total_plan(sky, diary, overwrite=True).run(progress=False)
 
 
+def run_and_tell(sky: str, diary: str, answer: Any, user: int | None = None) -> None:
+    """Run the plan as another user and write down what it raised; the body of a child process."""
+    if user is not None:
+        os.setgid(user)
+        os.setuid(user)
+    try:
+        total_plan(sky, diary).run(progress=False)
+        answer.put("done")
+    except BaseException as error:
+        answer.put(f"{type(error).__name__}: {error}")
+
+
 @contextlib.contextmanager
 def cluster(workers: int = 2, **options: Any):
     """Give the client of a local cluster whose workers start within milliseconds."""
@@ -197,9 +215,9 @@ def cluster(workers: int = 2, **options: Any):
     from skymill.engine.connect import connect
 
     processes()
-    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
-        with connect(workers=workers, threads=1, **options) as client:
-            yield client
+    quick = {"distributed.worker.multiprocessing-method": "forkserver"}
+    with dask.config.set(quick), connect(workers=workers, threads=1, **options) as client:
+        yield client
 
 
 class WorkerKiller(threading.Thread):

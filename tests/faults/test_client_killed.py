@@ -1,4 +1,4 @@
-"""The process that runs a plan killed with SIGKILL, or interrupted, at random moments; and two processes at one plan."""
+"""The process that runs a plan killed with SIGKILL, or interrupted, at random moments; two processes at one plan."""
 
 from __future__ import annotations
 

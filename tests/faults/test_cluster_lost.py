@@ -118,5 +118,5 @@ def test_a_cluster_without_workers_is_refused_at_once(tmp_path):
 
 
 def test_a_scheduler_that_is_not_there_is_told(tmp_path):
-    with pytest.raises(errors.RunError, match="no Dask scheduler answers at tcp://127.0.0.1:9"):
+    with pytest.raises(errors.RunError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"):
         connect("tcp://127.0.0.1:9", timeout=1.0)

@@ -59,6 +59,9 @@ def check_free(where: str) -> None:
     if not is_local(where):
         return
     path = Path(where)
+    for above in path.parents:
+        if above.is_file():
+            raise InputError(f"{where} lies below {above}, which is a file. Give another path.")
     if path.is_file():
         raise InputError(f"{where} is a file; a sky store is a folder. Give another path.")
     if path.is_dir() and any(entry.name not in ("zarr.json", "crs", "ledger") for entry in path.iterdir()):

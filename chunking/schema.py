@@ -73,6 +73,9 @@ class MapInfo:
         check_name(self.name)
         if self.dtype not in ("float32", "uint8"):
             raise InputError(f"map {self.name!r} came with dtype {self.dtype!r}; maps are float32 or uint8.")
+        beam = self.beam_fwhm_arcmin
+        if beam is not None and not 0 < beam < math.inf:
+            raise InputError(f"map {self.name!r} came with a beam of {beam} arcmin; give a positive FWHM, or None.")
         if not self.unit:
             raise InputError(f'map {self.name!r} came without a unit; give one ("1" for a pure number).')
         if self.fill_value is None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from ..chunking.errors import InputError, RunError
+from .arguments import checked
 from .worker import available_cores, available_memory, parse_bytes
 
 if TYPE_CHECKING:
     from distributed import Client
 
 
+@checked
 def connect(
     address: str | None = None,
     *,
@@ -54,6 +57,10 @@ def connect(
     from distributed import Client
 
     size = parse_bytes(memory)
+    if not 0 < timeout < math.inf:
+        raise InputError(f"`timeout` {timeout} came; give a positive number of seconds.")
+    if address is not None and "://" not in address:
+        raise InputError(f'`address` {address!r} came; give the address of a scheduler, such as "tcp://login1:8786".')
     if address is not None:
         if workers is not None or threads is not None or memory is not None or gpus:
             raise InputError(

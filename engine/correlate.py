@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ..chunking import store as stores
 from ..chunking.errors import InputError, MemoryLimitError, nearest
+from .arguments import checked
 from .coefficients import coefficients, spread_evenly
 from .figures import save
 from .figures_correlation import correlation_figure, hierarchical_order
@@ -137,6 +138,7 @@ class _Gather:
         return ((tile, values),)
 
 
+@checked
 def correlate(
     store: stores.StoreAddress,
     maps: Sequence[str],

@@ -15,6 +15,7 @@ from ..chunking.errors import InputError, nearest
 from ..chunking.hierarchy import Kind, Policy
 from ..chunking.schema import MapInfo
 from ..chunking.tiling import Tiling
+from .arguments import checked
 from .ledger import map_digest, read_held
 from .mapping import map_plan
 from .plan import Plan
@@ -53,6 +54,7 @@ class DegradeKernel:
         }
 
 
+@checked
 def degrade(
     store: stores.StoreAddress,
     out: stores.StoreAddress,

@@ -9,6 +9,7 @@ from typing import Any
 from ..chunking import store as stores
 from ..chunking.errors import InputError
 from ..chunking.regions import Region as Area
+from .arguments import checked
 from .evaluation import Evaluation, all_numbers, check_numbers
 from .evaluation_arguments import (
     Names,
@@ -32,6 +33,7 @@ from .selection import Selection
 from .worker import Worker, parse_bytes
 
 
+@checked
 def evaluate(
     store: stores.StoreAddress,
     prediction: Names,

@@ -18,6 +18,7 @@ from ..chunking.errors import IdentityError, InputError, OrderingError, nearest
 from ..chunking.fits_values import Blank
 from ..chunking.fits_write import Output, OutputColumn, allocate, header_bytes, listed, write_tile
 from . import ledger
+from .arguments import checked
 from .mapping import make_executor, set_aside_error
 from .plan import Plan, Run
 from .progress import Progress
@@ -60,6 +61,7 @@ class _WriteTask:
         return TileRecord(tile, "computed", values[0].size, seconds, peak_memory(), process)
 
 
+@checked
 def export(
     store: str | os.PathLike[str],
     names: str | Sequence[str],

@@ -23,6 +23,7 @@ from ..chunking.fits_values import merged
 from ..chunking.schema import MapInfo, kind_of, validate
 from ..chunking.tiling import Tiling
 from . import ledger
+from .arguments import checked
 from .ingest_kernel import IngestKernel, fill_scratch, group_sources, kernel_memory, observed
 from .mapping import map_plan
 from .plan import RESERVED_BYTES, Plan, Run
@@ -32,6 +33,7 @@ from .worker import Worker
 type PerMap[T] = T | Mapping[str, T] | None
 
 
+@checked
 def ingest(
     files: Mapping[str, str | os.PathLike[str]],
     store: str | os.PathLike[str],

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..chunking.errors import InputError, MemoryLimitError, SkymillError
+from .arguments import checked
 from .records import RunReport, write_text
 from .window import hits_every_tile
 from .worker import Worker, format_bytes
@@ -132,6 +133,7 @@ class Plan[R]:
             f"{format_bytes(allowed)}. Any of these fits: {'; '.join(fits)}."
         )
 
+    @checked
     def run(
         self,
         client: Client | None = None,
@@ -159,8 +161,10 @@ class Plan[R]:
         DiskFullError
             If the disk is full.
         """
-        if report is not None and os.path.isdir(report):
-            raise InputError(f"`report` {report!s} is a folder; give the name of a file.")
+        if client is not None and not hasattr(client, "scheduler"):
+            raise InputError(f"`client` {client!r} came; give what skymill.connect returns, or None for this process.")
+        if report is not None and (os.path.isdir(report) or not os.fspath(report)):
+            raise InputError(f"`report` {str(report)!r} came; give the name of a file, not a folder.")
         worker = self.worker if client is None else Worker.from_client(client)
         self.check(worker)
         try:

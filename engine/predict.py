@@ -14,6 +14,7 @@ from ..chunking.errors import InputError, RunError, UnitError
 from ..chunking.schema import FLAGS, MapInfo
 from ..chunking.tiling import Tiling
 from ..models.artefact import Model, load_model
+from .arguments import checked
 from .mapping import map_plan
 from .plan import RESERVED_WITH_JAX_BYTES, Plan
 from .records import RunReport
@@ -69,6 +70,7 @@ def _predictor(models: tuple[str, ...], digests: tuple[str, ...], batch: int | N
     return Predictor(loaded, batch=batch)
 
 
+@checked
 def predict(
     models: stores.StoreAddress | Sequence[stores.StoreAddress],
     store: stores.StoreAddress,

@@ -15,6 +15,7 @@ from ..chunking.bands import band as find_band
 from ..chunking.errors import InputError, RunError
 from ..chunking.schema import MapInfo
 from ..chunking.units import parse_unit, quantity_of
+from .arguments import checked
 from .mapping import STATISTICS, map_plan
 from .moments import Moments
 from .plan import Plan
@@ -99,6 +100,7 @@ def _check_range(output: str, row: Sequence[float | None]) -> None:
         )
 
 
+@checked
 def prepare(
     store: stores.StoreAddress,
     recipe: Recipes | Sequence[Recipes],

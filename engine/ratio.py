@@ -16,6 +16,7 @@ from ..chunking.errors import InputError, UnitError, nearest
 from ..chunking.schema import MapInfo
 from ..chunking.units import conversion
 from ..models import emission
+from .arguments import checked
 from .mapping import map_plan
 from .plan import Plan
 from .records import RunReport
@@ -51,6 +52,7 @@ class RatioKernel:
         return {self.prefix + name: value.astype(np.float32) for name, value in maps.items()}
 
 
+@checked
 def ratio(
     store: stores.StoreAddress,
     numerator: str = "pred_850um",

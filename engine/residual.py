@@ -12,6 +12,7 @@ from ..chunking import store as stores
 from ..chunking.errors import InputError, UnitError
 from ..chunking.schema import FLAGS, MapInfo
 from ..chunking.tiling import Tiling
+from .arguments import checked
 from .ledger import map_digest, read_held
 from .mapping import map_plan
 from .plan import Plan
@@ -54,6 +55,7 @@ class ResidualKernel:
         }
 
 
+@checked
 def residual(
     store: stores.StoreAddress,
     prediction: str,
@@ -208,6 +210,7 @@ class HandDownKernel:
         }
 
 
+@checked
 def hand_down(
     store: stores.StoreAddress,
     out: stores.StoreAddress,

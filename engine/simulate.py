@@ -12,6 +12,7 @@ from ..chunking import store as stores
 from ..chunking.errors import InputError, nearest
 from ..chunking.tiling import Tiling
 from ..models.dust_sky import DEFAULT_MAPS, GENERATOR_VERSION, MAPS, DustSky, check_names
+from .arguments import checked
 from .mapping import map_plan
 from .plan import RESERVED_BYTES, Plan
 from .records import RunReport
@@ -41,6 +42,7 @@ class SimulateKernel:
         return dict(self.sky.tile(self.tiling, tile, self.names))
 
 
+@checked
 def simulate(
     kind: str,
     store: str | os.PathLike[str],

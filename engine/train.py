@@ -18,6 +18,7 @@ from ..models.artefact import check_target, load_model, save_model
 from ..models.presets import model_spec
 from ..models.spec import ModelSpec
 from ..models.splits import SPLITS
+from .arguments import checked
 from .ledger import map_digest
 from .plan import RESERVED_BYTES, RESERVED_WITH_JAX_BYTES, Plan, Run
 from .selection import Selection
@@ -35,6 +36,7 @@ _BYTES_A_PIXEL = 60
 _BYTES_A_PIXEL_AND_MAP = 24
 
 
+@checked
 def train(
     spec: str | ModelSpec,
     store: stores.StoreAddress,
@@ -135,7 +137,7 @@ def train(
     address = stores.address(store)
     selection = Selection.of(where)
     chosen, reads = _settled(model_spec(spec), address, target, inputs, settings)
-    _check_options(split, test_size, validation_size, max_pixels)
+    _check_options(split, test_size, validation_size, max_pixels, seed, block_nside)
     stores.require_maps(address, selection.maps)
     tiling, frame = stores.tiling_of(address), stores.frame_of(address)
     facts = {
@@ -293,12 +295,23 @@ def _band_of(info: MapInfo) -> Band:
     )
 
 
-def _check_options(split: str, test_size: float, validation_size: float, max_pixels: int | None) -> None:
+def _check_options(
+    split: str,
+    test_size: float,
+    validation_size: float,
+    max_pixels: int | None,
+    seed: int,
+    block_nside: int | None,
+) -> None:
     if split not in SPLITS:
         raise InputError(f"`split` {split!r} is not known; {nearest(str(split), SPLITS)}")
     for key, size in (("test_size", test_size), ("validation_size", validation_size)):
         if not 0.0 < size < 1.0:
             raise InputError(f"`{key}` {size!r} came; a number between 0 and 1 expected.")
+    if block_nside is not None and (block_nside < 1 or block_nside & (block_nside - 1)):
+        raise InputError(f"`block_nside` {block_nside!r} came; a power of two expected.")
+    if seed < 0:
+        raise InputError(f"`seed` {seed!r} came; a number that is not negative expected.")
     if max_pixels is not None and max_pixels < 1:
         raise InputError(f"`max_pixels` {max_pixels!r} came; a positive number, or None for all, expected.")
 

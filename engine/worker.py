@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,9 @@ class Worker:
     processes: int = 1
 
     def __post_init__(self) -> None:
+        for name, value in (("threads", self.threads), ("memory", self.memory)):
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise InputError(f"`{name}` {value!r} came; an integer is expected.")
         if self.threads < 1:
             raise InputError(f"`threads` {self.threads} came; a worker has at least one thread.")
         if self.memory < 1:
@@ -169,7 +173,14 @@ def parse_bytes(text: str | int | float | None) -> int | None:
     """
     if text is None:
         return None
-    if isinstance(text, (int, float)) and not isinstance(text, bool):
+    size = _size(text)
+    if size < 1:
+        raise InputError(f'`memory` {text!r} came; give a positive amount such as "4GB".')
+    return size
+
+
+def _size(text: str | int | float) -> int:
+    if isinstance(text, (int, float)) and not isinstance(text, bool) and math.isfinite(text):
         return int(text)
     cleaned = str(text).strip().lower()
     for suffix, factor in _SUFFIXES:
@@ -180,7 +191,7 @@ def parse_bytes(text: str | int | float | None) -> int | None:
         scale = 1
     try:
         return int(float(cleaned) * scale)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise InputError(f'`memory` {text!r} came; give bytes or an amount such as "4GB".') from None
 
 

@@ -26,6 +26,7 @@ from skymill.engine import ledger
 from skymill.engine.mapping import map_plan
 from skymill.engine.worker import Worker
 
+MAPS = (*BANDS, "i850um", "i1380um")
 TILE_NSIDE = 4  # 192 tiles
 EMPTY = range(5, 9)  # of them; nothing there
 OBSERVED = 12 * TILE_NSIDE**2 - len(EMPTY)
@@ -53,6 +54,20 @@ def make_sky(path: Path | str, nside: int = 32, tile_nside: int = TILE_NSIDE, na
     stores.create(where, nside, frame="galactic", tile_nside=tile_nside)
     noise_plan(where, names).run(progress=False)
     return where
+
+
+def make_world(folder: Path) -> Path:
+    """Write what every verb can use: a sky with a prediction, a finer sky, two models and a FITS file."""
+    import skymill as sm
+    from skymill.models import Model, dust_mlp, save_model
+
+    sky = make_sky(folder / "sky.zarr", 8, 1, MAPS)
+    make_sky(folder / "fine.zarr", 16, 1, ("i160",))
+    for label in ("850um", "1380um"):
+        save_model(folder / f"model-{label}", Model.untrained(dust_mlp(label), seed=3))
+    sm.predict(folder / "model-850um", sky).run(progress=False)
+    sm.export(sky, "i160", folder / "map.fits").run(progress=False)
+    return folder
 
 
 def noise_plan(where: str, names: tuple[str, ...] = BANDS):

@@ -121,7 +121,7 @@ def test_another_run_is_not_replaced_unless_told(sky: str) -> None:
         ({"denominator": "pred_850um"}, InputError, "both 'pred_850um'"),
         ({"temperature": 0.0}, InputError, "positive temperature"),
         ({"temperature": -20}, InputError, "positive temperature"),
-        ({"temperature": math.nan}, InputError, "positive temperature"),
+        ({"temperature": math.nan}, InputError, "`temperature` nan came"),
         ({"temperature": "beta_true"}, UnitError, "is in 1; a temperature of dust is in K"),
         ({"denominator": "temperature"}, UnitError, "in K; convert one"),
         ({"wavelengths_um": "exakt"}, InputError, "did you mean 'exact'"),

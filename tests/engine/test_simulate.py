@@ -166,7 +166,7 @@ def test_defaults_are_those_of_the_generator():
     [
         (("dusty", 32), {}, InputError, "did you mean 'dust'"),
         (("dust", 100), {}, InputError, "power of two"),
-        (("dust", 32.0), {}, InputError, "power of two"),
+        (("dust", 32.0), {}, InputError, "an integer is expected"),
         (("dust", 32), {"seed": "eleven"}, InputError, "`seed`"),
         (("dust", 32), {"maps": ["i850"]}, InputError, "i850um"),
         (("dust", 32), {"maps": []}, InputError, "no map"),

@@ -23,9 +23,11 @@ def test_poisoned_tiles_are_set_aside_and_alone_done_again(tmp_path, where):
     wanted = faulty.undisturbed(sky, diary)
     poison = (0, 17, 100, 191)
     plan = faulty.total_plan(sky, diary, poison=poison)
-    with contextlib.nullcontext() if where == "threads" else faulty.cluster(workers=2) as client:
-        with pytest.raises(errors.RunError, match="4 tiles kept failing and were set aside") as caught:
-            plan.run(client, progress=False)
+    with (
+        contextlib.nullcontext() if where == "threads" else faulty.cluster(workers=2) as client,
+        pytest.raises(errors.RunError, match="4 tiles kept failing and were set aside") as caught,
+    ):
+        plan.run(client, progress=False)
     for tile in poison:
         assert f"tile {tile}: ValueError: poisoned tile {tile}" in str(caught.value)
     assert faulty.calls(diary) == {

@@ -12,6 +12,7 @@ help:
 	@echo 'make test      lint, types, then all tests but the long scientific ones'
 	@echo 'make science   the long runs that judge the science against synthetic truth'
 	@echo 'make bench     the benchmarks, and their table'
+	@echo 'make bench-large  the run at nside 16384, full sky: some 60 GB of disk and a quarter of an hour'
 	@echo 'make lint      ruff and mypy'
 	@echo 'make clean     remove what the others made, except the environment .venv'
 	@echo 'make distclean remove .venv too'
@@ -29,7 +30,10 @@ science: $(READY)
 	$(PYTEST) -q -m science
 
 bench: $(READY)
-	$(PYTEST) -q -s -m bench tests/benchmarks
+	$(PYTEST) -q -s -m 'bench and not large' tests/benchmarks
+
+bench-large: $(READY)
+	$(PYTEST) -q -s -m large tests/benchmarks
 
 lint: $(READY)
 	.venv/bin/python -m ruff check .
@@ -71,4 +75,4 @@ $(READY): pyproject.toml
 	@ln -s ../.. .venv/typing/skymill
 	@touch $(READY)
 
-.PHONY: help demo test science bench lint clean distclean
+.PHONY: help demo test science bench bench-large lint clean distclean

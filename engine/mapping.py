@@ -26,7 +26,7 @@ from .plan import RESERVED_BYTES, Plan, Run
 from .progress import Progress
 from .records import RunReport, TileRecord
 from .window import DaskExecutor, ThreadsExecutor, run_window
-from .worker import Worker, forget_peak_memory, peak_memory, resident_memory
+from .worker import Worker, forget_peak_memory, keep_freed_memory, peak_memory, resident_memory
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -69,6 +69,7 @@ class TileTask:
 
     def __call__(self, tile: int) -> TileRecord:
         """Return the record of the tile, computed or found intact."""
+        keep_freed_memory()
         began = time.perf_counter()
         if _intact(self.target, self.writes, tile):
             seconds = {"verify": time.perf_counter() - began}

@@ -12,6 +12,7 @@ from skymill.engine.worker import (
     Worker,
     forget_peak_memory,
     format_bytes,
+    keep_freed_memory,
     parse_bytes,
     peak_memory,
     resident_memory,
@@ -59,6 +60,7 @@ def test_this_process_can_be_told_less():
 
 
 def test_peak_memory_grows():
+    forget_peak_memory()
     before = peak_memory()
     ballast = bytearray(80_000_000)
     assert peak_memory() >= before + 60_000_000
@@ -71,6 +73,13 @@ def test_a_peak_can_be_forgotten():
     del ballast
     forget_peak_memory()
     assert resident_memory() <= peak_memory() < high - 50_000_000
+
+
+def test_workers_of_dask_keep_freed_memory_and_other_processes_are_left_alone(monkeypatch):
+    with connect(workers=1, threads=1) as client:
+        assert client.submit(keep_freed_memory).result() is True
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+    assert keep_freed_memory.__wrapped__() is False
 
 
 def test_a_worker_is_read_from_the_cluster():

@@ -61,7 +61,7 @@ def test_damaged_inputs_are_set_aside_and_alone_done_when_repaired(tmp_path, dam
     diary = tmp_path / "diary"
     wanted = faulty.undisturbed(sky, diary)
     chance, noticed = random.Random(2), 0
-    for _ in range(25):
+    for _ in range(15):
         faulty.remove_total(sky)
         file = chance.choice(sorted(Path(sky, "i250", "c").iterdir()))
         kept = file.read_bytes()
@@ -86,7 +86,7 @@ def test_damaged_inputs_are_set_aside_and_alone_done_when_repaired(tmp_path, dam
         assert faulty.total_plan(sky, diary).run(progress=False).counts["computed"] == 1
         assert set(faulty.calls(diary) - before) == {int(file.name)}
         assert content(sky, "total", "ledger/total") == wanted
-    assert noticed >= 20
+    assert noticed >= 12
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -202,7 +202,7 @@ def test_objects_are_there_or_not(tmp_path):
 def test_a_store_replaced_under_a_living_cluster(tmp_path):
     """Workers that outlive a store must not write into its successor as if it were the old one."""
     with faulty.cluster(workers=1) as client:
-        for tile_nside in (1, 4):
+        for tile_nside in (1, 2):
             sky = faulty.make_sky(tmp_path / "sky.zarr", tile_nside=tile_nside)
             faulty.total_plan(sky, tmp_path / "diary").run(client, progress=False)
             got = stores.open(sky)["total"].values

@@ -48,7 +48,7 @@ def test_a_disk_that_fills_at_any_moment(small_disk, tmp_path):
     diary = tmp_path / "diary"
     wanted = faulty.undisturbed(sky, diary)
     words, finished = [], set()
-    for pages in range(45):
+    for pages in range(0, 45, 2):
         faulty.remove_total(sky)
         fill(small_disk, pages * PAGE)
         try:
@@ -62,7 +62,7 @@ def test_a_disk_that_fills_at_any_moment(small_disk, tmp_path):
         faulty.total_plan(sky, diary).run(progress=False)
         assert not known & set(faulty.calls(diary) - before)
         assert content(sky, "total", "ledger/total") == wanted
-    assert len(words) >= 20
+    assert len(words) >= 12
     for needed in ("the disk is full", "Free some space", "run the same command again"):
         assert all(needed in said for said in words)
     assert len(finished) > 5  # it hit early, in the middle, and late

@@ -13,7 +13,17 @@ import numpy as np
 import pytest
 import skymill
 from distributed import Client, LocalCluster
-from numpy.typing import NDArray
+from plancklike import (
+    CO_COEFFICIENT,
+    FULL,
+    NPIX,
+    NSIDE,
+    make_planck_like_sky,
+    read,
+    recipe,
+    steps_of,
+    write,
+)
 from skymill.chunking import store as stores
 from skymill.chunking.errors import (
     FormatError,
@@ -24,8 +34,6 @@ from skymill.chunking.errors import (
     StoreNotFoundError,
     UnitError,
 )
-from skymill.chunking.schema import MapInfo
-from skymill.engine.ledger import map_digest
 from skymill.engine.prepare import (
     Convert,
     DropNegative,
@@ -40,65 +48,17 @@ from skymill.engine.prepare import (
 from skymill.models.dust_sky import CO_COEFFICIENT as SYNTHETIC_CO
 from skymill.models.dust_sky import MAPS, DustSky
 
-NSIDE = 8
-NPIX = 12 * NSIDE**2
-RAYLEIGH_JEANS = 2e20 * 1.380649e-23 * (353e9 / 299792458.0) ** 2  # MJy/sr per K at 353 GHz
-CO_COEFFICIENT = 0.02  # of this test's sky, MJy/sr per K km/s
-
-
-def write(where: str, name: str, values: NDArray[Any], unit: str = "MJy/sr", **known: Any) -> None:
-    stores.create_maps(where, [MapInfo(name, "intensity", unit, **known)])
-    grid = stores.tiling_of(where)
-    for tile in range(grid.n_tiles):
-        stores.write_tile(where, name, tile, np.asarray(values, np.float32)[grid.tile_slice(tile)])
-
-
-def read(where: str, name: str) -> NDArray[Any]:
-    grid = stores.tiling_of(where)
-    return np.concatenate([stores.read_tile(where, name, tile) for tile in range(grid.n_tiles)])
-
-
-def steps_of(where: str, name: str) -> list[dict[str, Any]]:
-    return list(stores.info(where, name).provenance["steps"])
-
 
 @pytest.fixture(scope="module")
 def sky_made_once(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A sky of truth, CMB and CO, and of what Planck would see: one tile unobserved, some pixels without value."""
-    where = str(tmp_path_factory.mktemp("made") / "sky.zarr")
-    stores.create(where, NSIDE, frame="galactic")
-    rng = np.random.default_rng(5)
-    truth = rng.lognormal(0.0, 1.0, NPIX)
-    truth[::50] = -0.01
-    cmb, co = rng.normal(0, 1e-4, NPIX), rng.exponential(2.0, NPIX)
-    raw = truth + cmb * 287.450 + co * CO_COEFFICIENT + 0.13
-    raw[7] = np.nan
-    raw[64:128] = np.nan
-    truth[[7, *range(64, 128)]] = np.nan
-    write(where, "truth_850um", truth)
-    write(where, "raw_850um", raw, beam_fwhm_arcmin=5.0, band="850um")
-    write(where, "raw_kcmb", raw / 287.450, "K_CMB")
-    write(where, "cmb", cmb, "K_CMB")
-    write(where, "cmb_mjy", cmb * 287.450, "MJy/sr")
-    write(where, "co21", co, "K km/s")
-    write(where, "zero", np.zeros(NPIX), "K_CMB")
-    write(where, "nothing", np.full(NPIX, np.nan), "K_CMB")
-    write(where, "i160", np.where(np.arange(NPIX) % 11 == 0, -1.0, 2.0))
-    write(where, "per_beam", np.ones(NPIX), "Jy/beam", beam_fwhm_arcmin=0.55)
-    return where
+    """The sky of `plancklike`."""
+    return make_planck_like_sky(str(tmp_path_factory.mktemp("made") / "sky.zarr"))
 
 
 @pytest.fixture
 def sky(sky_made_once: str, tmp_path: Path) -> str:
     """A copy of that sky to write into."""
     return str(shutil.copytree(sky_made_once, tmp_path / "sky.zarr"))
-
-
-def recipe(*steps: Any, band: str | None = None, **names: str) -> Recipe:
-    return Recipe(names.get("input", "raw_850um"), names.get("output", "i850um"), steps, band=band)
-
-
-FULL = planck_recipe("850um", co_coefficient=CO_COEFFICIENT)
 
 
 def test_the_truth_is_recovered(sky: str) -> None:
@@ -318,91 +278,6 @@ def test_units_and_meaning_of_the_result(sky: str) -> None:
     assert stores.info(sky, "t").unit == "uK_CMB"
     expected = (read(sky, "raw_850um") / 287.450 - read(sky, "cmb")) * 1e6
     np.testing.assert_allclose(read(sky, "t"), expected, rtol=1e-4, atol=1e-2)
-
-
-# A step that did nothing --------------------------------------------------------------------------------------
-
-
-def partly(where: str) -> str:
-    """Write a template that has a value on one pixel only."""
-    values = np.full(NPIX, np.nan)
-    values[700] = 1e-4
-    write(where, "partly", values, "K_CMB")
-    return "partly"
-
-
-@pytest.mark.parametrize(
-    ("step", "told"),
-    [
-        (SubtractMap("zero", band="850um", label="CMB"), r"step 1 \(subtract_map CMB\): changed nothing .* is 0"),
-        (SubtractMap("nothing", band="850um"), "lost their value; nothing has none"),
-        (DropNegative(("co21",), zero=False), "changed nothing: no pixel was dropped"),
-        (Scale(-1.0), None),
-    ],
-    ids=["zero template", "template without values", "nothing dropped", "control"],
-)
-def test_a_step_that_changed_nothing_is_an_error(sky: str, step: Any, told: str | None) -> None:
-    write(sky, "positive", np.ones(NPIX))
-    chain = recipe(step, Scale(2.0), input="positive")
-    if told is None:
-        prepare(sky, chain).run()
-        return
-    with pytest.raises(RunError, match=told) as caught:
-        prepare(sky, chain).run()
-    assert "i850um" in str(caught.value)
-    assert "removed" in str(caught.value)
-    # Nothing is left that could be taken for a prepared map, and the same run fails again.
-    assert "i850um" not in stores.infos(sky)
-    with pytest.raises(InputError):
-        map_digest(sky, "i850um")
-    with pytest.raises(RunError, match=told):
-        prepare(sky, chain).run()
-
-
-def test_the_good_recipe_of_a_failed_run_is_kept(sky: str) -> None:
-    good = recipe(Scale(2.0), output="good")
-    bad = recipe(SubtractMap("zero", band="850um"), output="bad")
-    with pytest.raises(RunError, match="'bad', step 1"):
-        prepare(sky, [bad, good]).run()
-    assert "bad" not in stores.infos(sky)
-    assert "steps" in stores.info(sky, "good").provenance
-
-
-def test_a_map_without_values_is_an_error(sky: str) -> None:
-    write(sky, "empty", np.full(NPIX, np.nan))
-    with pytest.raises(RunError, match="no value anywhere"):
-        prepare(sky, recipe(SubtractMonopole(0.1, "MJy/sr"), input="empty")).run()
-
-
-def test_all_pixels_dropped_is_an_error(sky: str) -> None:
-    write(sky, "negative", np.full(NPIX, -1.0))
-    with pytest.raises(RunError, match=f"all {NPIX} pixels were dropped"):
-        prepare(sky, recipe(DropNegative(), input="negative")).run()
-
-
-def test_a_monopole_must_change_every_pixel(sky: str) -> None:
-    values = np.ones(NPIX)
-    values[5] = 1e25  # beside it the monopole is lost in rounding
-    write(sky, "huge", values)
-    with pytest.raises(RunError, match=rf"changed only {NPIX - 1} of {NPIX} pixels"):
-        prepare(sky, recipe(SubtractMonopole(0.13, "MJy/sr"), input="huge")).run()
-
-
-def test_nothing_to_drop_can_be_in_order(sky: str) -> None:
-    prepare(sky, recipe(DropNegative(may_be_idle=True), input="co21")).run()
-    np.testing.assert_array_equal(read(sky, "i850um"), read(sky, "co21"))
-
-
-def test_pixels_without_template_are_counted_as_lost(sky: str) -> None:
-    prepare(sky, recipe(SubtractMap(partly(sky), band="850um"))).run()
-    step = steps_of(sky, "i850um")[0]
-    assert (step["changed"], step["lost"]) == (1, NPIX - 66)
-    assert np.isfinite(read(sky, "i850um")).sum() == 1
-
-
-def test_values_beyond_float32_are_refused(sky: str) -> None:
-    with pytest.raises((InputError, RunError), match="more than float32 holds"):
-        prepare(sky, recipe(Scale(1e39))).run()
 
 
 # Bad input ----------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from .ledger import map_digest, read_held
 from .mapping import map_plan
 from .plan import Plan
 from .records import RunReport
+from .targets import Target, creation, observed_in_any, tiles_over
 from .worker import Worker, parse_bytes
 
 
@@ -127,27 +128,18 @@ def degrade(
         raise InputError(f"nside {nside} came, which is that of {where}; give a coarser one.")
     policy = _policy(policy)
     kinds = _kinds(chosen, known, kind, policy, ratio)
-    coarse, new = _target(where, there, nside)
-
-    def create() -> None:
-        stores.create(
-            there,
-            coarse.nside,
-            frame=stores.frame_of(where),
-            tile_nside=coarse.tile_nside,
-            chunk_nside=coarse.chunk_nside,
-        )
-
+    into = _target(where, there, nside)
+    coarse = into.tiling
     piece = min(max(fine.tile_npix, ratio), coarse.tile_npix * ratio)
     done = {"from_nside": fine.nside, "policy": policy}
     return map_plan(
         "degrade",
         DegradeKernel(where, kinds, policy, coarse.tile_npix, ratio, piece),
-        target=there,
-        target_tiling=coarse if new else None,
-        before=create if new else None,
+        target=into.address,
+        target_tiling=coarse,
+        before=into.create,
         writes=[replace(known[name], provenance={"degraded": {**done, "kind": kind}}) for name, kind in kinds],
-        tiles=_parents(where, chosen, fine, coarse, ratio),
+        tiles=tiles_over(observed_in_any(where, chosen), fine, coarse),
         parameters={**done, "nside": coarse.nside, "kinds": dict(kinds)},
         inputs={name: map_digest(where, name) for name in chosen},
         # A piece as read and, for codes, compared; the shards that it is decoded from.
@@ -190,10 +182,10 @@ def _kinds(
     return tuple(kinds)
 
 
-def _target(where: str, there: str, nside: int) -> tuple[Tiling, bool]:
-    """Return the tiling of the coarse store, and whether it is still to be made."""
+def _target(where: str, there: str, nside: int) -> Target:
+    """Return the coarse store, one that is there where it fits."""
     if not stores.exists(there):
-        return Tiling(nside), True
+        return Target(there, Tiling(nside), creation(there, Tiling(nside), stores.frame_of(where)))
     coarse = stores.tiling_of(there)
     if coarse.nside != nside:
         raise InputError(f"{there} has nside {coarse.nside}, asked for was {nside}; write to another store.")
@@ -202,15 +194,4 @@ def _target(where: str, there: str, nside: int) -> tuple[Tiling, bool]:
             f"{where} is in frame {stores.frame_of(where)}, {there} in {stores.frame_of(there)}; write to a store in "
             "the frame of the input."
         )
-    return coarse, False
-
-
-def _parents(where: str, names: Sequence[str], fine: Tiling, coarse: Tiling, ratio: int) -> list[int]:
-    """Return the coarse tiles above fine tiles in which any of the maps holds something."""
-    span = coarse.tile_npix * ratio  # fine cells below a coarse tile
-    tiles: set[int] = set()
-    for name in names:
-        for tile in stores.observed_tiles(where, [name]):
-            start = tile * fine.tile_npix
-            tiles.update(range(start // span, -(-(start + fine.tile_npix) // span)))
-    return sorted(tiles)
+    return Target(there, coarse, None)

@@ -23,6 +23,7 @@ from .mapping import make_executor, set_aside_error
 from .plan import Plan, Run
 from .progress import Progress
 from .records import RunReport, TileRecord
+from .targets import observed_in_any
 from .window import ThreadsExecutor, run_window
 from .worker import Worker, peak_memory
 
@@ -131,8 +132,7 @@ def export(
     known = stores.infos(where)
     columns = tuple(OutputColumn(name, known[name].unit, known[name].dtype) for name in chosen)
     history = [f"map {name}: digest {ledger.map_digest(where, name)}" for name in chosen]
-    tiles = sorted({t for name in chosen for t in stores.observed_tiles(where, [name])})
-    tiles = tiles if partial else list(range(tiling.n_tiles))
+    tiles = observed_in_any(where, chosen) if partial else list(range(tiling.n_tiles))
     temporary = str(final.with_name(f".{final.name}.partial"))
     output = Output(temporary, tiling, columns, ordering, partial, blank, start=0, rows=0)
     width = sum(np.dtype(column.dtype).itemsize for column in columns)

@@ -28,6 +28,7 @@ from .ingest_kernel import IngestKernel, fill_scratch, group_sources, kernel_mem
 from .mapping import map_plan
 from .plan import RESERVED_BYTES, Plan, Run
 from .records import RunReport
+from .targets import creation
 from .worker import Worker
 
 type PerMap[T] = T | Mapping[str, T] | None
@@ -169,10 +170,7 @@ def ingest(
 
     def before() -> None:
         endless.update(fill_scratch(sources, tiling, folder))
-        stores.create(
-            where, tiling.nside, frame=settled[names[0]].frame, tile_nside=tiling.tile_nside,
-            chunk_nside=tiling.chunk_nside,
-        )  # fmt: skip
+        creation(where, tiling, settled[names[0]].frame)()
 
     def after(report: RunReport) -> None:
         _keep_statistics(where, names, report, endless, tiling)

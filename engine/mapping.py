@@ -25,6 +25,7 @@ from . import ledger
 from .plan import RESERVED_BYTES, Plan, Run
 from .progress import Progress
 from .records import RunReport, TileRecord
+from .targets import tiles_over
 from .window import DaskExecutor, ThreadsExecutor, run_window
 from .worker import Worker, forget_peak_memory, keep_freed_memory, peak_memory, resident_memory
 
@@ -210,7 +211,9 @@ def map_plan(
         "inputs": {**{name: ledger.map_digest(where, name) for name in reads}, **dict(inputs or {})},
     }
     if tiles is None:
-        tiles = _observed(where, reads, tiling) if reads else range(tiling.n_tiles)
+        tiles = range(tiling.n_tiles)
+        if reads:
+            tiles = tiles_over(store.observed_tiles(where, reads), store.tiling_of(where), tiling)
     for made in writes:
         validate(made)
     maps = tuple(replace(made, provenance={**dict(made.provenance), **facts}) for made in writes)
@@ -281,16 +284,6 @@ def _check_same_grid(source: str, target: str, tiling: Tiling) -> None:
             f"{source} is in frame {store.frame_of(source)}, {target} in {store.frame_of(target)}; write to a store in "
             "the frame of the input."
         )
-
-
-def _observed(source: str, names: Sequence[str], tiling: Tiling) -> list[int]:
-    """Return the tiles of the target that can hold something, from the tiles of the source that do."""
-    stored = store.observed_tiles(source, names)
-    read = store.tiling_of(source).tile_npix
-    if read >= tiling.tile_npix:
-        ratio = read // tiling.tile_npix
-        return [tile * ratio + part for tile in stored for part in range(ratio)]
-    return sorted({tile * read // tiling.tile_npix for tile in stored})
 
 
 def _finished(target: str, maps: Sequence[MapInfo], facts: Mapping[str, Any]) -> frozenset[int]:

@@ -18,6 +18,7 @@ from .arguments import checked
 from .mapping import map_plan
 from .plan import RESERVED_WITH_JAX_BYTES, Plan
 from .records import RunReport
+from .targets import output_store
 from .worker import Worker, parse_bytes
 
 if TYPE_CHECKING:
@@ -146,20 +147,7 @@ def predict(
     names = _input_names(loaded, inputs or {})
     _check_models(loaded)
     _check_inputs(where, loaded, names)
-    source = stores.tiling_of(where)
-    target = where if out is None else stores.address(out)
-    made_here = not stores.exists(target)
-    if tile_nside is not None and not made_here:
-        raise InputError(
-            f"`tile_nside` {tile_nside} came, but {target} exists and has tile_nside "
-            f"{stores.tiling_of(target).tile_nside}; leave it out, or write to a new store with out=."
-        )
-    tiling = _output_tiling(source, tile_nside) if made_here else stores.tiling_of(target)
-    frame = stores.frame_of(where)
-
-    def create() -> None:
-        stores.create(target, tiling.nside, frame=frame, tile_nside=tiling.tile_nside, chunk_nside=tiling.chunk_nside)
-
+    into = output_store(where, out, tile_nside)
     kernel = PredictKernel(
         models=tuple(stores.address(path) for path in paths),
         digests=tuple(model.digest for model in loaded),
@@ -172,26 +160,19 @@ def predict(
         kernel,
         source=where,
         reads=tuple(dict.fromkeys(names.values())),
-        target=target,
+        target=into.address,
         writes=_outputs(where, loaded, names),
-        target_tiling=tiling,
-        before=create if made_here else None,
+        target_tiling=into.tiling,
+        before=into.create,
         parameters={"models": [model.digest for model in loaded], "inputs": dict(names)},
-        memory=_kernel_memory(loaded, tiling.tile_npix, batch),
+        memory=_kernel_memory(loaded, into.tiling.tile_npix, batch),
         reserved=RESERVED_WITH_JAX_BYTES,
         worker=Worker.here(threads, parse_bytes(memory)),
         overwrite=overwrite,
-        alternatives=lambda: _alternatives(loaded, len(names), tiling, made_here),
-        notes=_notes(loaded, tiling),
+        alternatives=lambda: _alternatives(loaded, len(names), into.tiling, into.create is not None),
+        notes=_notes(loaded, into.tiling),
         gpu=True,
     )
-
-
-def _output_tiling(source: Tiling, tile_nside: int | None) -> Tiling:
-    if tile_nside is None:
-        return source
-    assert source.chunk_nside is not None
-    return Tiling(source.nside, tile_nside, max(tile_nside, source.chunk_nside))
 
 
 def _input_names(models: Sequence[Model], renamed: Mapping[str, str]) -> dict[str, str]:

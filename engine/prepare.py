@@ -22,6 +22,7 @@ from .plan import Plan
 from .recipe import Recipe, planck_recipe
 from .records import RunReport
 from .steps import Action, Convert, DropNegative, Scale, SubtractCO, SubtractMap, SubtractMonopole
+from .targets import observed_in_any, output_store, tiles_over
 from .worker import Worker, parse_bytes
 
 __all__ = [
@@ -168,40 +169,29 @@ def prepare(
     settled = [_settle(where, one) for one in recipes]
     chains = tuple(chain for chain, _ in settled)
     reads = list(dict.fromkeys(name for chain in chains for name in _reads(chain)))
-    there = where if out is None else stores.address(out)
-    tiling = stores.tiling_of(where)
+    into = output_store(where, out)
     # A template that is missing on a tile leaves no value there, and that is counted as lost: hence these tiles.
-    tiles = sorted({tile for chain in chains for tile in stores.observed_tiles(where, [chain.input])})
-
-    def create() -> None:
-        stores.create(
-            there,
-            tiling.nside,
-            frame=stores.frame_of(where),
-            tile_nside=tiling.tile_nside,
-            chunk_nside=tiling.chunk_nside,
-        )
+    tiles = tiles_over(observed_in_any(where, [chain.input for chain in chains]), stores.tiling_of(where), into.tiling)
 
     def finish(report: RunReport) -> None:
-        record_steps(there, chains, report)
+        record_steps(into.address, chains, report)
 
-    new = not stores.exists(there)
     return map_plan(
         "prepare",
         PrepareKernel(chains),
         source=where,
         reads=reads,
         tiles=tiles,
-        target=there,
-        target_tiling=tiling if new else None,
-        before=create if new else None,
+        target=into.address,
+        target_tiling=into.tiling,
+        before=into.create,
         after=finish,
         writes=[made for _, made in settled],
         parameters={
             "recipes": [one.to_dict() for one in recipes],
             "constants": {chain.output: [dict(action.facts) for action in chain.actions] for chain in chains},
         },
-        memory={"temporaries": _BYTES_PER_PIXEL * tiling.tile_npix},
+        memory={"temporaries": _BYTES_PER_PIXEL * into.tiling.tile_npix},
         worker=Worker.here(threads, parse_bytes(memory)),
         overwrite=overwrite,
         notes=[

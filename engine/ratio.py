@@ -20,6 +20,7 @@ from .arguments import checked
 from .mapping import map_plan
 from .plan import Plan
 from .records import RunReport
+from .targets import output_store
 from .worker import Worker, parse_bytes
 
 WAVELENGTHS_UM = {"nominal": emission.NOMINAL_WAVELENGTHS_UM, "exact": emission.EXACT_WAVELENGTHS_UM}
@@ -138,28 +139,16 @@ def ratio(
         temperature = float(temperature)
         if not (math.isfinite(temperature) and temperature > 0):
             raise InputError(f"`temperature` {temperature} came; a positive temperature in K is expected.")
-    there = where if out is None else stores.address(out)
-    tiling = stores.tiling_of(where)
-
-    def create() -> None:
-        stores.create(
-            there,
-            tiling.nside,
-            frame=stores.frame_of(where),
-            tile_nside=tiling.tile_nside,
-            chunk_nside=tiling.chunk_nside,
-        )
-
-    new = not stores.exists(there)
+    into = output_store(where, out)
     names = ["ratio", "alpha", "beta_star"] + (["beta"] if temperature is not None else [])
     return map_plan(
         "ratio",
         RatioKernel(numerator, denominator, temperature, wavelengths, prefix),
         source=where,
         reads=reads,
-        target=there,
-        target_tiling=tiling if new else None,
-        before=create if new else None,
+        target=into.address,
+        target_tiling=into.tiling,
+        before=into.create,
         writes=[_map(name, prefix, above, below) for name in names],
         parameters={
             "numerator": numerator,
@@ -167,7 +156,7 @@ def ratio(
             "temperature": temperature,
             "wavelengths_um": list(wavelengths),
         },
-        memory={"temporaries": 8 * 10 * tiling.tile_npix},
+        memory={"temporaries": 8 * 10 * into.tiling.tile_npix},
         worker=Worker.here(threads, parse_bytes(memory)),
         overwrite=overwrite,
     )

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from ..chunking import store as stores
 from ..chunking.errors import InputError, UnitError
 from ..chunking.schema import FLAGS, MapInfo
-from ..chunking.tiling import Tiling
 from .arguments import checked
 from .ledger import map_digest, read_held
 from .mapping import map_plan
 from .plan import Plan
 from .records import RunReport
+from .targets import observed_in_any, output_store, tiles_over
 from .worker import Worker, parse_bytes
 
 
@@ -127,32 +127,21 @@ def residual(
     label = prediction.removeprefix("pred_")
     known = stores.infos(where)
     flag = f"flag_{label}" if prediction.startswith("pred_") and f"flag_{label}" in known else None
-    there = where if out is None else stores.address(out)
-    tiling = stores.tiling_of(where)
-
-    def create() -> None:
-        stores.create(
-            there,
-            tiling.nside,
-            frame=stores.frame_of(where),
-            tile_nside=tiling.tile_nside,
-            chunk_nside=tiling.chunk_nside,
-        )
-
-    new = not stores.exists(there)
+    into = output_store(where, out)
     reads = [prediction, target]
     return map_plan(
         "residual",
         ResidualKernel(prediction, target, flag, label, float(mask_above)),
         source=where,
         reads=[*reads, flag] if flag else reads,
-        tiles=stores.observed_tiles(where, reads) if new or stores.tiling_of(there) == tiling else None,
-        target=there,
-        target_tiling=tiling if new else None,
-        before=create if new else None,
+        # Where flags alone are stored there is nothing to compare.
+        tiles=tiles_over(stores.observed_tiles(where, reads), stores.tiling_of(where), into.tiling),
+        target=into.address,
+        target_tiling=into.tiling,
+        before=into.create,
         writes=_maps(label, predicted, target, mask_above),
         parameters={"prediction": prediction, "target": target, "mask_above": float(mask_above)},
-        memory={"temporaries": 12 * tiling.tile_npix},
+        memory={"temporaries": 12 * into.tiling.tile_npix},
         worker=Worker.here(threads, parse_bytes(memory)),
         overwrite=overwrite,
     )
@@ -285,21 +274,10 @@ def hand_down(
         HandDownKernel(where, chosen, fine.tile_npix, (fine.nside // coarse.nside) ** 2),
         target=there,
         writes=[replace(known[name], provenance={"handed_down": name}) for name in chosen],
-        tiles=_children(where, chosen, coarse, fine),
+        tiles=tiles_over(observed_in_any(where, chosen), coarse, fine),
         parameters={"names": list(chosen), "from_nside": coarse.nside},
         inputs={name: map_digest(where, name) for name in chosen},
         memory={"parents": 8 * fine.tile_npix},
         worker=Worker.here(threads, parse_bytes(memory)),
         overwrite=overwrite,
     )
-
-
-def _children(where: str, names: tuple[str, ...], coarse: Tiling, fine: Tiling) -> list[int]:
-    """Return the fine tiles below coarse tiles in which any of the maps holds something."""
-    stored = {tile for name in names for tile in stores.observed_tiles(where, [name])}
-    ratio = (fine.nside // coarse.nside) ** 2
-    span = coarse.tile_npix * ratio  # fine pixels below a coarse tile
-    tiles: set[int] = set()
-    for tile in stored:
-        tiles.update(range(tile * span // fine.tile_npix, -(-(tile + 1) * span // fine.tile_npix)))
-    return sorted(tiles)

@@ -16,6 +16,7 @@ from .arguments import checked
 from .mapping import map_plan
 from .plan import RESERVED_BYTES, Plan
 from .records import RunReport
+from .targets import creation
 from .worker import Worker, parse_bytes
 
 if TYPE_CHECKING:
@@ -147,9 +148,6 @@ def simulate(
     target = stores.address(store)
     tiling = _tiling(target, Tiling(nside, tile_nside), frame, tile_nside is not None)
 
-    def create() -> None:
-        stores.create(target, tiling.nside, frame=frame, tile_nside=tiling.tile_nside, chunk_nside=tiling.chunk_nside)
-
     masked = tiling.tile_npix if footprint == "surveys" else 0
     return map_plan(
         "simulate",
@@ -158,7 +156,7 @@ def simulate(
         writes=[MAPS[name] for name in names],
         target_tiling=tiling,
         tiles=sky.observed(tiling),
-        before=create,
+        before=creation(target, tiling, frame),
         parameters={"kind": kind, "generator": GENERATOR_VERSION, **asdict(sky)},
         memory={"pieces": _PIECES_BYTES, "footprint": masked},
         reserved=RESERVED_BYTES + _BASE_BYTES,

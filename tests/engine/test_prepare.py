@@ -345,6 +345,16 @@ def test_stores_that_do_not_fit(sky: str, tmp_path: Path) -> None:
         prepare(sky, FULL, out=tmp_path / "icrs.zarr")
 
 
+@pytest.mark.parametrize("tile_nside", [2, 4])
+def test_a_store_of_other_tiles_gets_the_same_map(sky: str, tmp_path: Path, tile_nside: int) -> None:
+    prepare(sky, FULL).run()
+    other = str(tmp_path / "other.zarr")
+    stores.create(other, NSIDE, frame="galactic", tile_nside=tile_nside)
+    assert stores.tiling_of(other).n_tiles != stores.tiling_of(sky).n_tiles
+    prepare(sky, FULL, out=other).run()
+    np.testing.assert_array_equal(read(other, "i850um"), read(sky, "i850um"))
+
+
 def test_an_unfinished_template_is_refused(sky: str) -> None:
     prepare(sky, recipe(Scale(2.0), output="half")).run()
     from skymill.engine import ledger

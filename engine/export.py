@@ -25,7 +25,7 @@ from .progress import Progress
 from .records import RunReport, TileRecord
 from .targets import observed_in_any
 from .window import ThreadsExecutor, run_window
-from .worker import Worker, peak_memory
+from .worker import Worker, parse_bytes, peak_memory
 
 ORDERINGS = ("nested", "ring")
 BLANKS = ("unseen", "nan")
@@ -72,7 +72,8 @@ def export(
     partial: bool = False,
     blank: Blank = "unseen",
     overwrite: bool = False,
-    worker: Worker | None = None,
+    threads: int | None = None,
+    memory: int | str | None = None,
 ) -> Plan[RunReport]:
     """Return the plan that writes maps of a sky store into a HEALPix FITS file.
 
@@ -96,8 +97,8 @@ def export(
         What stands for "no value": UNSEEN (-1.6375e30), as HEALPix software expects, or NaN.
     overwrite : bool
         Replace an existing file.
-    worker : Worker, optional
-        What to plan for; default this machine.
+    threads, memory : optional
+        What this process may use, as for `predict`.
 
     Returns
     -------
@@ -136,7 +137,6 @@ def export(
     temporary = str(final.with_name(f".{final.name}.partial"))
     output = Output(temporary, tiling, columns, ordering, partial, blank, start=0, rows=0)
     width = sum(np.dtype(column.dtype).itemsize for column in columns)
-    worker = worker or Worker.here()
 
     def execute(run: Run) -> RunReport:
         began = time.perf_counter()
@@ -184,7 +184,7 @@ def export(
         verb="export",
         target=str(final),
         execute=execute,
-        worker=worker,
+        worker=Worker.here(threads, parse_bytes(memory)),
         todo=tiles,
         n_tiles=tiling.n_tiles,
         read_bytes=width * tiling.tile_npix * len(tiles),

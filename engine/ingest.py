@@ -29,7 +29,7 @@ from .mapping import map_plan
 from .plan import RESERVED_BYTES, Plan, Run
 from .records import RunReport
 from .targets import creation
-from .worker import Worker
+from .worker import Worker, parse_bytes
 
 type PerMap[T] = T | Mapping[str, T] | None
 
@@ -51,7 +51,8 @@ def ingest(
     chunk_nside: int | None = None,
     scratch: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
-    worker: Worker | None = None,
+    threads: int | None = None,
+    memory: int | str | None = None,
 ) -> Plan[RunReport]:
     """Return the plan that brings HEALPix FITS maps into a sky store, which is made if it is not there.
 
@@ -86,8 +87,8 @@ def ingest(
         store, or in the system's folder for temporary files where the store is in the cloud.
     overwrite : bool
         Replace maps of these names that were made from something else.
-    worker : Worker, optional
-        What to plan for; default this machine.
+    threads, memory : optional
+        What this process may use, as for `predict`.
 
     Returns
     -------
@@ -187,7 +188,7 @@ def ingest(
         # Rows are sorted by this process before its tasks begin.
         reserved=RESERVED_BYTES + (SORTING_BYTES if any(source.explicit for source in sources) else 0),
         overwrite=overwrite,
-        worker=worker,
+        worker=Worker.here(threads, parse_bytes(memory)),
         target_tiling=tiling,
         before=before,
         after=after,

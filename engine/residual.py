@@ -86,7 +86,7 @@ def residual(
     overwrite : bool
         Replace maps that another run made.
     threads, memory : optional
-        See `predict`.
+        What this process may use, as for `predict`.
 
     Returns
     -------
@@ -224,7 +224,7 @@ def hand_down(
     overwrite : bool
         Replace maps that another run made.
     threads, memory : optional
-        See `predict`.
+        What this process may use, as for `predict`.
 
     Returns
     -------

@@ -109,6 +109,17 @@ def test_verbs_take_a_store_and_give_a_plan(name: str) -> None:
     assert "Plan" in str(inspect.signature(verb).return_annotation)
 
 
+@pytest.mark.parametrize("name", VERBS)
+def test_verbs_end_in_the_same_arguments(name: str) -> None:
+    parameters = inspect.signature(getattr(sm, name)).parameters
+    assert list(parameters)[-2:] == ["threads", "memory"]
+    assert "overwrite" not in parameters or list(parameters)[-3] == "overwrite"
+    shared = [parameters[key] for key in ("overwrite", "threads", "memory") if key in parameters]
+    reference = inspect.signature(sm.predict).parameters
+    assert all(each.kind is inspect.Parameter.KEYWORD_ONLY for each in shared)
+    assert [str(each) for each in shared] == [str(reference[each.name]) for each in shared]
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_documented_parameters_are_the_real_ones(module: str) -> None:
     """Wherever a docstring lists parameters it lists those that exist, and all of them."""

@@ -27,7 +27,7 @@ from skymill.engine.mapping import map_plan
 from skymill.engine.worker import Worker
 
 # What a session says for all verbs stands in no verb's own options.
-OF_THE_SESSION = {"threads", "memory", "worker"}
+OF_THE_SESSION = {"threads", "memory"}
 each_verb = pytest.mark.parametrize("verb", VERBS, ids=[verb.name for verb in VERBS])
 
 

@@ -16,7 +16,6 @@ from skymill.chunking.errors import FormatError, IdentityError, InputError, Miss
 from skymill.engine import export as module
 from skymill.engine.export import export
 from skymill.engine.ingest import ingest
-from skymill.engine.worker import Worker
 
 UNSEEN = np.float32(-1.6375e30)
 
@@ -97,8 +96,8 @@ def test_any_number_of_workers_writes_the_same_bytes(store, tmp_path):
         export(store, ["a", "b"], tmp_path / name, ordering="ring", **options).run(client)
         return (tmp_path / name).read_bytes()
 
-    one = write("one", worker=Worker.here(threads=1))
-    assert write("three", worker=Worker.here(threads=3)) == one
+    one = write("one", threads=1)
+    assert write("three", threads=3) == one
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
         Client(cluster) as client,
@@ -189,8 +188,8 @@ def test_nothing_to_list_is_an_error(tmp_path):
 SCRIPT = """
 import sys
 from skymill.engine.export import export
-from skymill.engine.worker import Worker, peak_memory
-plan = export(sys.argv[1], "m", sys.argv[2], ordering=sys.argv[3], worker=Worker.here(threads=2))
+from skymill.engine.worker import peak_memory
+plan = export(sys.argv[1], "m", sys.argv[2], ordering=sys.argv[3], threads=2)
 plan.run(progress=False)
 print(peak_memory(), plan.process_memory())
 """

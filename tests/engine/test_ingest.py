@@ -22,7 +22,6 @@ from skymill.chunking.errors import (
     UnitError,
 )
 from skymill.engine.ingest import ingest
-from skymill.engine.worker import Worker
 
 UNSEEN = -1.6375e30
 
@@ -239,7 +238,7 @@ def test_an_interrupted_run_continues_to_the_same_bytes(tmp_path, kind, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(mapping.TileTask, "__call__", stops)
         with pytest.raises(KeyboardInterrupt):
-            ingest({"m": path}, again, tile_nside=2, worker=Worker.here(threads=1)).run()
+            ingest({"m": path}, again, tile_nside=2, threads=1).run()
     assert sorted(os.listdir(tmp_path)) == ["again.zarr", kind, "whole.zarr"]
     report = ingest({"m": path}, again, tile_nside=2).run()
     assert report.counts == {"verified": 20, "computed": 28}
@@ -258,7 +257,7 @@ def test_any_number_of_workers_writes_the_same_bytes(tmp_path):
     found = []
     for threads in (1, 3):
         store = tmp_path / f"threads{threads}.zarr"
-        ingest(files, store, tile_nside=2, worker=Worker.here(threads=threads)).run()
+        ingest(files, store, tile_nside=2, threads=threads).run()
         found.append(content(store))
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,

@@ -20,8 +20,8 @@ def map_of(store, name):
 SCRIPT = """
 import sys
 from skymill.engine.ingest import ingest
-from skymill.engine.worker import Worker, peak_memory
-plan = ingest({"m": sys.argv[1]}, sys.argv[2], worker=Worker.here(threads=2))
+from skymill.engine.worker import peak_memory
+plan = ingest({"m": sys.argv[1]}, sys.argv[2], threads=2)
 plan.run(progress=False)
 print(peak_memory(), plan.process_memory())
 """

@@ -47,32 +47,6 @@ def children(nside: int, coarse_nside: int) -> int:
     return fine.npix // coarse.npix
 
 
-def coarsen(values: NDArray[np.floating[Any]], npix_ratio: int) -> NDArray[np.floating[Any]]:
-    """Return the mean over the valid children of every parent, (..., parents) in the dtype of the values.
-
-    This is `degrade` with the policy "any", as fast as memory allows where nothing is missing.  Sums run
-    in float64 in one fixed order, so the result does not depend on threads or on how the sky is cut.
-
-    Parameters
-    ----------
-    values : ndarray
-        (..., cells) float32 or float64 in NESTED order, NaN = no value.
-    npix_ratio : int
-        Children of a parent, 4**k.
-
-    Raises
-    ------
-    InputError
-        If the ratio is not 4**k, or does not divide the number of cells.
-
-    Examples
-    --------
-    >>> coarsen(np.array([1, 2, 3, 6, np.nan, 4, np.nan, 8], dtype="float32"), 4).tolist()
-    [3.0, 6.0]
-    """
-    return degrade(values, npix_ratio)
-
-
 def degrade(
     values: ArrayLike,
     npix_ratio: int,

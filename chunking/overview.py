@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from . import objects, store
 from .errors import IdentityError, MissingMapError
-from .hierarchy import coarsen
+from .hierarchy import degrade, kind_of_map
 from .schema import MapInfo
 from .tiling import Tiling
 
@@ -72,12 +72,9 @@ def begin(where: str, maps: Sequence[MapInfo]) -> None:
                 store.create_maps(there, [made], codec="none")
 
 
-def summarise(values: NDArray[Any], npix_ratio: int, *, bits: bool) -> NDArray[Any]:
-    """Return the overview of a piece of a map: the mean of what is finite, all bits of flags, the largest code."""
-    if values.dtype.kind == "f":
-        return coarsen(values, npix_ratio)
-    blocks = values.reshape(-1, npix_ratio)
-    return np.bitwise_or.reduce(blocks, axis=1) if bits else blocks.max(axis=1)
+def summarise(name: str, values: NDArray[Any], npix_ratio: int) -> NDArray[Any]:
+    """Return the overview of a piece of a map: the mean of what has a value, all bits of flags, the commonest code."""
+    return degrade(values, npix_ratio, kind=kind_of_map(name, values.dtype.name))
 
 
 def write_piece(where: str, name: str, tile: int, values: NDArray[Any]) -> None:
@@ -90,10 +87,11 @@ def write_piece(where: str, name: str, tile: int, values: NDArray[Any]) -> None:
 def holds_piece(where: str, name: str, tile: int, values: NDArray[Any]) -> bool:
     """Return whether the finest overview holds what `write_piece` writes for the values of a tile."""
     piece = _piece(where, name, values)
-    if piece is None:
-        return True
-    kept = objects.get(address(where, FINEST_NSIDE), f"{name}/c/{tile}")
-    return kept is not None and kept == store.plain_bytes(piece)
+    return piece is None or _is_stored(address(where, FINEST_NSIDE), name, tile, piece)
+
+
+def _is_stored(where: str, name: str, tile: int, values: NDArray[Any]) -> bool:
+    return objects.get(where, f"{name}/c/{tile}") == store.plain_bytes(values)
 
 
 def _piece(where: str, name: str, values: NDArray[Any]) -> NDArray[Any] | None:
@@ -101,32 +99,38 @@ def _piece(where: str, name: str, values: NDArray[Any]) -> NDArray[Any] | None:
     tiling = _tiling(where)
     if not levels(tiling.nside):
         return None
-    piece = summarise(values, (tiling.nside // FINEST_NSIDE) ** 2, bits=_is_bits(name))
+    piece = summarise(name, values, (tiling.nside // FINEST_NSIDE) ** 2)
     return None if piece.dtype.kind == "f" and np.isnan(piece).all() else piece
 
 
-def _is_bits(name: str) -> bool:
-    return name.startswith(("flag_", "reason_"))
-
-
 def finish(where: str, maps: Sequence[MapInfo]) -> None:
-    """Make the coarser overviews from the finest."""
+    """Make the coarser overviews from the finest.
+
+    Raises
+    ------
+    FormatError
+        If a piece of the finest is damaged; its own task would have mended it, so that it was damaged just now, or lies
+        where the map holds nothing.
+    """
     tiling = store.tiling_of(where)
     for finer, coarser in itertools.pairwise(levels(tiling.nside)):
         assert tiling.tile_nside is not None
         pieces = (tiling.tile_nside if finer == FINEST_NSIDE else 1) ** 2  # of the finer level in a base pixel
+        length = finer**2 // pieces
         for made in maps:
             for base in range(12):
                 kept = [
-                    store.get_plain_tile(address(where, finer), made.name, base * pieces + part, made.dtype)
+                    store.get_plain_tile(address(where, finer), made.name, base * pieces + part, made.dtype, length)
                     for part in range(pieces)
                 ]
                 if all(piece is None for piece in kept):
                     continue
-                empty = np.full(finer**2 // pieces, made.fill_value, made.dtype)
+                empty = np.full(length, made.fill_value, made.dtype)
                 fine = np.concatenate([empty if piece is None else piece for piece in kept])
-                coarse = summarise(fine, (finer // coarser) ** 2, bits=_is_bits(made.name))
-                store.put_plain_tile(address(where, coarser), made.name, base, coarse)
+                coarse = summarise(made.name, fine, (finer // coarser) ** 2)
+                # A run that only verifies writes nothing, so that it works on a store that is read-only.
+                if not _is_stored(address(where, coarser), made.name, base, coarse):
+                    store.put_plain_tile(address(where, coarser), made.name, base, coarse)
 
 
 def best(where: str, name: str, nside: int) -> tuple[str, int]:

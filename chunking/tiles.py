@@ -102,10 +102,24 @@ def plain_bytes(values: NDArray[Any]) -> bytes:
     return values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
-def get_plain_tile(where: str, name: str, tile: int, dtype: str) -> NDArray[Any] | None:
-    """Return a tile that `put_plain_tile` wrote, or None where there is none."""
+def get_plain_tile(where: str, name: str, tile: int, dtype: str, length: int) -> NDArray[Any] | None:
+    """Return a tile of `length` pixels that `put_plain_tile` wrote, or None where there is none.
+
+    Raises
+    ------
+    FormatError
+        If what is stored there is of another length.
+    """
     content = objects.get(where, f"{name}/c/{tile}")
-    return None if content is None else np.frombuffer(content, np.dtype(dtype).newbyteorder("<"))
+    if content is None:
+        return None
+    kind = np.dtype(dtype).newbyteorder("<")
+    if len(content) != length * kind.itemsize:
+        raise FormatError(
+            f"{where}/{name}/c/{tile} has {len(content)} bytes, {length * kind.itemsize} expected: it is damaged. "
+            "Remove it and run the command that made the map again; it mends what is damaged."
+        )
+    return np.frombuffer(content, kind)
 
 
 def tile_length(store: StoreAddress, name: str) -> int:

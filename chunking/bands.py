@@ -68,13 +68,9 @@ class Band:
             value = getattr(self, key)
             absent = value is None or (key in _EITHER and math.isnan(value))
             if not absent and not (math.isfinite(value) and value > 0):
-                raise InputError(
-                    f"band {self.name!r} came with `{key}` {value!r}; positive and finite expected."
-                )
+                raise InputError(f"band {self.name!r} came with `{key}` {value!r}; positive and finite expected.")
         if math.isnan(self.wavelength_um) and math.isnan(self.frequency_ghz):
-            raise InputError(
-                f"band {self.name!r} came without a wavelength; give `wavelength_um` or `frequency_ghz`."
-            )
+            raise InputError(f"band {self.name!r} came without a wavelength; give `wavelength_um` or `frequency_ghz`.")
         if math.isnan(self.frequency_ghz):
             object.__setattr__(self, "frequency_ghz", SPEED_OF_LIGHT / self.wavelength_um * 1e-3)
         if math.isnan(self.wavelength_um):

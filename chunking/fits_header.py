@@ -169,7 +169,7 @@ def read_tables(path: str) -> tuple[Table, ...]:
             text, length = _read_header(file, path, hdu)
             if text is None:
                 break
-            header = _values(text, path, hdu)
+            header = _values(text)
             position += length
             data = _data_bytes(header, path, hdu)
             if str(header.get("XTENSION", "")).strip() == "BINTABLE":
@@ -215,7 +215,7 @@ def _read_header(file: IO[bytes], path: str, hdu: int) -> tuple[str | None, int]
             return b"".join(blocks).decode("latin-1"), len(blocks) * BLOCK
 
 
-def _values(text: str, path: str, hdu: int) -> dict[str, Any]:
+def _values(text: str) -> dict[str, Any]:
     """Return the keyword values of a header; keywords whose value cannot be read are left out."""
     from astropy.io import fits
 

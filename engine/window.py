@@ -270,10 +270,8 @@ def _outcome(future: Any) -> tuple[Any, Exception | None]:
         return None, error
 
 
-def _raise_if_fatal(error: BaseException, executor: Executor) -> None:
+def _raise_if_fatal(error: Exception, executor: Executor) -> None:
     """Stop the run for what would hit every other tile just the same."""
-    if isinstance(error, (KeyboardInterrupt, SystemExit)):
-        raise error
     everywhere = hits_every_tile(error)
     if everywhere is not None:
         raise everywhere from error

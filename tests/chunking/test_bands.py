@@ -44,9 +44,7 @@ def test_a_band_is_its_own_name() -> None:
     assert band(mine) is mine
 
 
-@pytest.mark.parametrize(
-    "text", ["", "i", "85um", "1.38cm", "352GHz", "0um", "-850um", "850umm", "x850um", "1e3um"]
-)
+@pytest.mark.parametrize("text", ["", "i", "85um", "1.38cm", "352GHz", "0um", "-850um", "850umm", "x850um", "1e3um"])
 def test_unknown_names(text: str) -> None:
     with pytest.raises(InputError, match="Known: "):
         band(text)

@@ -98,10 +98,13 @@ def _describe_map(where: str, name: str, known: Any) -> dict[str, Any]:
 
     column = ledger.column(where, name)
     missing = 0 if column is None else int(np.count_nonzero(column == ledger.NOT_DONE))
+    finished = missing == 0 and ledger.is_finished(where, name)
     if column is None:
         state = "not made by skymill"
+    elif missing:
+        state = f"unfinished: {missing} of {column.size} tiles missing"
     else:
-        state = f"unfinished: {missing} of {column.size} tiles missing" if missing else "finished"
+        state = "finished" if finished else "unfinished: stopped before its last checks"
     return {
         "name": name,
         "quantity": known.quantity,
@@ -112,7 +115,7 @@ def _describe_map(where: str, name: str, known: Any) -> dict[str, Any]:
         "observed": _observed_fraction(where, name, known.fill_value),
         "bytes": sum(size for _, size, _ in objects.listing(where, f"{name}/")),
         "state": state,
-        "finished": missing == 0,
+        "finished": finished,
     }
 
 

@@ -221,7 +221,9 @@ def correlate(
     }
 
     def execute(run: Run) -> Correlations:
-        values, available = _gathered(where, names, divide_by, mask, max_pixels, tiles, gathered, run)
+        # On a cluster too the coefficients are computed by this process; its own plan knows of no cluster.
+        here = worker if run.client is not None else run.worker
+        values, available = _gathered(where, names, divide_by, mask, max_pixels, tiles, gathered, run, here)
         if values.shape[1] < FEWEST_PIXELS:
             raise InputError(
                 f"{values.shape[1]} pixels of {where} have a value in all of {', '.join(sought)}"
@@ -237,7 +239,7 @@ def correlate(
             values.shape[1],
             available,
             divide_by,
-            *coefficients(values, worker.threads),
+            *coefficients(values, here.threads),
             directory=None if out_dir is None else os.fspath(out_dir),
         )
         if out_dir is not None:
@@ -271,9 +273,9 @@ def _gathered(
     tiles: Sequence[int],
     most: int,
     run: Run,
+    here: Worker,
 ) -> tuple[Floats, int]:
     """Return (map, pixel) values, and how many pixels there were to choose from."""
-    here = Worker.here() if run.client is not None else run.worker
     reads = (*names, *(name for name in (divide_by, mask) if name is not None))
 
     def go(kernel: _Gather, label: str) -> tuple[tuple[int, Any], ...]:

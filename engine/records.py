@@ -20,8 +20,8 @@ class TileRecord:
     ----------
     tile : int
         Its number.
-    status : {"computed", "verified", "unobserved"}
-        Whether it was computed now, found finished and intact, or holds nothing.
+    status : {"computed", "verified"}
+        Whether it was computed now, or found finished and intact.
     cells : int
         Pixels that the task went over.
     seconds : mapping of str to float

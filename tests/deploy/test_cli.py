@@ -23,6 +23,7 @@ from skymill.chunking.schema import MapInfo
 from skymill.deploy import cli
 from skymill.deploy.session import Session
 from skymill.deploy.verbs import BY_COMMAND, BY_NAME, SESSION, VERBS, Verb
+from skymill.engine import ledger
 from skymill.engine.mapping import map_plan
 from skymill.engine.worker import Worker
 
@@ -404,6 +405,10 @@ def test_info_tells_finished_from_unfinished(sky: str, doubled: Verb, capsys: py
     run(*words, "no", capture=capsys)
     total = next(line for line in run("info", sky, capture=capsys)[1].splitlines() if " total " in line)
     assert total.endswith(" finished")
+    ledger.set_finished(sky, ["total"], False)
+    assert "unfinished: stopped before its last checks" in run("info", sky, capture=capsys)[1]
+    facts = json.loads(run("info", sky, "--json", capture=capsys)[1])
+    assert [entry["finished"] for entry in facts["maps"] if entry["name"] == "total"] == [False]
 
 
 def test_output_into_a_closed_pipe() -> None:

@@ -18,6 +18,7 @@ from skymill.chunking.schema import MapInfo
 from skymill.engine.coefficients import coefficients, spread_evenly
 from skymill.engine.correlate import KINDS, correlate
 from skymill.engine.figures_correlation import correlation_figure, hierarchical_order
+from skymill.engine.worker import Worker
 
 NSIDE, TILE_NSIDE = 16, 2
 
@@ -210,6 +211,22 @@ def test_more_pixels_than_memory_are_refused_with_a_number_that_fits(sky):
     with pytest.raises(MemoryLimitError, match="max_pixels=892 fits"):
         plan.run(progress=False)
     assert correlate(sky[0], NAMES, **small, max_pixels=892).run(progress=False).pixels == 892
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_coefficients_take_the_threads_that_the_plan_is_given(sky, monkeypatch, threads):
+    seen = []
+
+    def noted(values, threads):
+        seen.append(threads)
+        return coefficients(values, threads)
+
+    monkeypatch.setattr("skymill.engine.correlate.coefficients", noted)
+    correlate(sky[0], NAMES, threads=threads).run(progress=False)
+    plan = correlate(sky[0], NAMES)
+    plan.worker = Worker(memory=plan.worker.memory, threads=threads)  # as the command line settles it
+    plan.run(progress=False)
+    assert seen == [threads, threads]
 
 
 def test_public_name():

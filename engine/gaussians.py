@@ -164,9 +164,10 @@ def _least_squares(
     assert best is not None
     # The fit is unweighted but the noise of a bin goes with its height: the covariance is the sandwich
     # (J'J)^-1 J' V J (J'J)^-1 with the counting noise V, not the residual variance times (J'J)^-1.
-    bread = np.linalg.pinv(best.jac.T @ best.jac)
+    slopes = np.asarray(best.jac, np.float64)
+    bread = np.linalg.pinv(slopes.T @ slopes)
     noise = np.maximum(misfit(best.x) / np.sqrt(total) + shares, 0.0)
-    covariance = bread @ (best.jac.T * noise) @ best.jac @ bread
+    covariance = bread @ (slopes.T * noise) @ slopes @ bread
     errors = np.sqrt(np.clip(np.diag(covariance), 0, None)).reshape(-1, 3)
     bells = [
         Gaussian(float(weight), float(centre), float(sigma), float(error[1]), float(error[2]))

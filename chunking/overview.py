@@ -26,17 +26,22 @@ FINEST_NSIDE = 512  # 3 million pixels: twice what a page-wide picture of the sk
 COARSEST_NSIDE = 128  # 200 000 pixels: a thumbnail
 
 
-def levels(nside: int) -> tuple[int, ...]:
-    """Return the nsides of the overviews of a map, finest first; none where the map itself is small.
+def levels(tiling: Tiling) -> tuple[int, ...]:
+    """Return the nsides of the overviews of a map, finest first.
+
+    None where the map itself is small, nor where a tile is smaller than a pixel of the finest overview: no task could
+    write its own piece then.
 
     Examples
     --------
-    >>> levels(4096)
+    >>> levels(Tiling(4096))
     (512, 128)
-    >>> levels(512)
+    >>> levels(Tiling(512))
     ()
     """
-    return (FINEST_NSIDE, COARSEST_NSIDE) if nside > FINEST_NSIDE else ()
+    assert tiling.tile_nside is not None
+    whole = tiling.nside > FINEST_NSIDE >= tiling.tile_nside
+    return (FINEST_NSIDE, COARSEST_NSIDE) if whole else ()
 
 
 def address(where: str, nside: int) -> str:
@@ -57,9 +62,9 @@ def begin(where: str, maps: Sequence[MapInfo]) -> None:
     """Make the templates of all overviews of the maps."""
     _kept_tiling.cache_clear()
     tiling = store.tiling_of(where)
-    if levels(tiling.nside):
+    if levels(tiling):
         store.open_group(where, mode="r+").require_group("overview")
-    for nside in levels(tiling.nside):
+    for nside in levels(tiling):
         finest = nside == FINEST_NSIDE
         there = address(where, nside)
         pieces = tiling.tile_nside if finest else 1
@@ -97,7 +102,7 @@ def _is_stored(where: str, name: str, tile: int, values: NDArray[Any]) -> bool:
 def _piece(where: str, name: str, values: NDArray[Any]) -> NDArray[Any] | None:
     """Return the piece of the finest overview that a tile covers, or None where there is nothing to write."""
     tiling = _tiling(where)
-    if not levels(tiling.nside):
+    if not levels(tiling):
         return None
     piece = summarise(name, values, (tiling.nside // FINEST_NSIDE) ** 2)
     return None if piece.dtype.kind == "f" and np.isnan(piece).all() else piece
@@ -113,7 +118,7 @@ def finish(where: str, maps: Sequence[MapInfo]) -> None:
         where the map holds nothing.
     """
     tiling = store.tiling_of(where)
-    for finer, coarser in itertools.pairwise(levels(tiling.nside)):
+    for finer, coarser in itertools.pairwise(levels(tiling)):
         assert tiling.tile_nside is not None
         pieces = (tiling.tile_nside if finer == FINEST_NSIDE else 1) ** 2  # of the finer level in a base pixel
         length = finer**2 // pieces

@@ -11,6 +11,7 @@ from skymill.chunking import store as stores
 from skymill.chunking.errors import FormatError, MissingMapError
 from skymill.chunking.hierarchy import kind_of_map
 from skymill.chunking.schema import MapInfo
+from skymill.chunking.tiling import Tiling
 
 NSIDE = 1024
 I160 = MapInfo("i160", "intensity", "MJy/sr")
@@ -30,9 +31,19 @@ def piece_file(where: str, nside: int, name: str, tile: int) -> Path:
     return Path(overview.address(where, nside), name, "c", str(tile))
 
 
-@pytest.mark.parametrize(("nside", "expected"), [(1, ()), (512, ()), (1024, (512, 128)), (16384, (512, 128))])
-def test_levels(nside: int, expected: tuple[int, ...]) -> None:
-    assert overview.levels(nside) == expected
+@pytest.mark.parametrize(
+    ("nside", "tile_nside", "expected"),
+    [(1, 1, ()), (512, 1, ()), (1024, 1, (512, 128)), (16384, 512, (512, 128)), (1024, 1024, ())],
+)
+def test_levels(nside: int, tile_nside: int, expected: tuple[int, ...]) -> None:
+    assert overview.levels(Tiling(nside, tile_nside)) == expected
+
+
+def test_tiles_smaller_than_a_pixel_of_the_overview_have_none(tmp_path: Path) -> None:
+    where = new_store(tmp_path, I160, tile_nside=1024)
+    overview.write_piece(where, "i160", 0, np.ones(1, np.float32))
+    overview.finish(where, [I160])
+    assert not Path(where, "overview").exists()
 
 
 def families(values: np.ndarray, children: int) -> np.ndarray:

@@ -83,6 +83,8 @@ def test_a_fraction_is_met_when_it_is_met_exactly():
 @given(families(), st.sampled_from(["mean", "sum", "variance"]))
 def test_degrading_what_was_upgraded_gives_it_back(family, kind):
     ratio, values = family
+    # The share of a child may fall below the smallest float, and is 0 then; nothing gives that back.
+    values = np.where(np.abs(values) < 1e-30, np.sign(values), values)
     back = degrade(upgrade(values, ratio, kind=kind), ratio, kind=kind)
     assert back.dtype == values.dtype
     np.testing.assert_array_equal(back, values)  # powers of two scale exactly

@@ -99,7 +99,7 @@ def test_any_number_of_workers_writes_the_same_bytes(store, tmp_path):
     one = write("one", threads=1)
     assert write("three", threads=3) == one
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster,
         Client(cluster) as client,
     ):
         assert write("workers", client) == one

@@ -260,7 +260,7 @@ def test_any_number_of_workers_writes_the_same_bytes(tmp_path):
         ingest(files, store, tile_nside=2, threads=threads).run()
         found.append(content(store))
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster,
         Client(cluster) as client,
     ):
         ingest(files, tmp_path / "workers.zarr", tile_nside=2).run(client)

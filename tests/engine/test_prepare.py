@@ -142,7 +142,7 @@ def test_same_bytes_for_any_threads_and_workers(sky: str, tmp_path: Path) -> Non
     prepare(sky, FULL, out=tmp_path / "one.zarr", threads=1).run()
     prepare(sky, FULL, out=tmp_path / "three.zarr", threads=3).run()
     with (
-        LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=":0") as cluster,
         Client(cluster) as client,
     ):
         prepare(sky, FULL, out=tmp_path / "dask.zarr").run(client)

@@ -19,7 +19,7 @@ import skymill as sm
 from skies import BANDS
 from skymill.chunking import objects
 from skymill.chunking import store as stores
-from skymill.engine.worker import available_cores, resident_memory
+from skymill.engine.worker import available_cores
 from skymill.models import Predictor, load_model
 from timing import median_seconds, show
 
@@ -150,5 +150,4 @@ def test_surveys_only(folder, model):
     ]
     show(f"Surveys only at nside {NSIDE}, 4 bands to 850 um", ("what", "value"), rows)
     assert observed > 0.02 * grid.npix
-    assert resident_memory() > 0
     shutil.rmtree(out)

@@ -79,6 +79,15 @@ def test_another_store_can_take_the_result(compared, tmp_path):
     assert "mask_850um" not in stores.infos(compared)
 
 
+def test_a_store_of_other_tiles_takes_the_same_values(compared, tmp_path):
+    residual(compared, "pred_850um", "i850um").run()
+    out = tmp_path / "tiles.zarr"
+    stores.create(out, 4, frame="galactic", tile_nside=2)
+    residual(compared, "pred_850um", "i850um", out=out).run()
+    for name in ("relerr_850um", "residual_850um", "mask_850um", "reason_850um"):
+        np.testing.assert_array_equal(stores.open(out)[name].values, stores.open(compared)[name].values, err_msg=name)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [

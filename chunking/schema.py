@@ -144,6 +144,7 @@ KINDS = (
     ArrayKind(r"residual_\w+", "float32", None, "prediction - target"),
     ArrayKind(r"mask_\w+", "uint8", "1", "1 where the prediction is not to be trusted, 0 elsewhere"),
     ArrayKind(r"reason_\w+", "uint8", "1", "bits that say why `mask_` is 1"),
+    ArrayKind(r"weight_\w+", "float32", "1", "weight of a pixel, 0 where it is not used"),
     ArrayKind(r"truth_\w+", "float32", None, "noiseless truth of a synthetic sky"),
     ArrayKind(r"raw_\w+", "float32", None, "observed intensity before preparation"),
     ArrayKind(r"survey\w*", "uint8", "1", "code of the survey that observed a pixel, 0 for none"),

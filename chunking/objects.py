@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Buffer, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -89,13 +90,15 @@ def listing(where: str, prefix: str) -> Iterator[tuple[str, int, str]]:
 
 
 def delete_prefix(where: str, prefix: str) -> None:
-    """Delete everything below a prefix."""
+    """Delete everything below a prefix, or the object of that very name."""
     if is_local(where):
         import shutil
 
         base = Path(where, prefix)
         if base.is_dir():
             shutil.rmtree(base)
+        else:
+            base.unlink(missing_ok=True)
         return
     keys = [key for key, _, _ in listing(where, prefix)]
     if keys:
@@ -117,6 +120,45 @@ def put(where: str, key: str, content: bytes) -> None:
             raise
         return
     obstore.put(_bucket(where), key, content)
+
+
+def put_parts(where: str, key: str, parts: Iterable[Buffer]) -> None:
+    """Write one large object whole or not at all, from parts that are made one after the other."""
+    if is_local(where):
+        path = Path(where, key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")
+        try:
+            with partial.open("wb") as file:
+                for part in parts:
+                    file.write(part)
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        return
+    obstore.put(_bucket(where), key, (bytes(part) for part in parts))
+
+
+def get_range(where: str, key: str, start: int, length: int) -> bytes | None:
+    """Return some bytes of an object, or None where there is none; a negative start counts from the end."""
+    if is_local(where):
+        try:
+            with Path(where, key).open("rb", buffering=0) as file:
+                file.seek(start, os.SEEK_SET if start >= 0 else os.SEEK_END)
+                return file.read(length)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # begins before the object does
+                return b""
+            raise
+    try:
+        if start < 0:
+            start += int(obstore.head(_bucket(where), key)["size"])
+        return bytes(obstore.get_range(_bucket(where), key, start=max(0, start), length=length))
+    except FileNotFoundError:
+        return None
 
 
 def exists(where: str, key: str) -> bool:

@@ -85,11 +85,40 @@ def weight_values(info: MapInfo, values: NDArray[Any]) -> NDArray[np.float32]:
     return values.astype(np.float32, copy=False)
 
 
-def read_weights(store: str, info: MapInfo, start: int, stop: int) -> NDArray[np.float32]:
-    """Return the weights of the pixels [start, stop) of a mask map, (cells,) float32.
+def stored_weights(store: str, info: MapInfo, start: int, values: NDArray[Any]) -> NDArray[np.float32]:
+    """Return the weights of pixels read from a mask map, (cells,) float32.
 
     Where a tile of the map is not stored, its fill value says what that means; a float32 map whose fill value is NaN
     has weight 0 there.
+
+    Parameters
+    ----------
+    store : str
+        Address of the store.
+    info : MapInfo
+        The mask map.
+    start : int
+        First pixel.
+    values : ndarray
+        (cells,) what was read from there on.
+
+    Raises
+    ------
+    InputError
+        See `weight_values`.
+    """
+    if info.dtype == "float32" and values.size:
+        length, stop = stores.tile_length(store, info.name), start + values.size
+        for tile in range(start // length, -(-stop // length)):
+            part = slice(max(0, tile * length - start), min(stop, (tile + 1) * length) - start)
+            if np.isnan(values[part.start]) and not objects.exists(store, f"{info.name}/c/{tile}"):
+                values = values.copy()
+                values[part] = 0
+    return weight_values(info, values)
+
+
+def read_weights(store: str, info: MapInfo, start: int, stop: int) -> NDArray[np.float32]:
+    """Return the weights of the pixels [start, stop) of a mask map, (cells,) float32; see `stored_weights`.
 
     Parameters
     ----------
@@ -107,11 +136,26 @@ def read_weights(store: str, info: MapInfo, start: int, stop: int) -> NDArray[np
     InputError
         See `weight_values`.
     """
-    values = read_held(store, info.name, start, stop)
-    if info.dtype == "float32":
-        length = stores.tile_length(store, info.name)
-        for tile in range(start // length, -(-stop // length)):
-            part = slice(max(0, tile * length - start), min(stop, (tile + 1) * length) - start)
-            if np.isnan(values[part.start]) and not objects.exists(store, f"{info.name}/c/{tile}"):
-                values[part] = 0
-    return weight_values(info, values)
+    return stored_weights(store, info, start, read_held(store, info.name, start, stop))
+
+
+def weight_of_unobserved(info: MapInfo) -> float:
+    """Return the weight of the pixels of a mask map that no tile holds: what its fill value says, 0 for NaN.
+
+    Parameters
+    ----------
+    info : MapInfo
+        The mask map.
+
+    Raises
+    ------
+    InputError
+        If the fill value is no weight.
+
+    Examples
+    --------
+    >>> weight_of_unobserved(MapInfo("mask_dust", "mask", "1", dtype="uint8", fill_value=1))
+    0.0
+    """
+    fill = np.array([info.fill_value], dtype=info.dtype)
+    return 0.0 if info.dtype == "float32" and np.isnan(fill[0]) else float(weight_values(info, fill)[0])

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .engine.residual import hand_down as hand_down
     from .engine.residual import residual as residual
     from .engine.simulate import simulate as simulate
+    from .engine.spectra import spectra as spectra
     from .engine.train import train as train
     from .engine.worker import Worker as Worker
 
@@ -67,6 +68,7 @@ _HOMES = {
     "ratio": "engine.ratio:ratio",
     "residual": "engine.residual:residual",
     "simulate": "engine.simulate:simulate",
+    "spectra": "engine.spectra:spectra",
     "train": "engine.train:train",
 }
 
@@ -91,6 +93,7 @@ __all__ = [  # noqa: RUF022 - in the order of the work, which is also the order 
     "evaluate",
     "correlate",
     "degrade",
+    "spectra",
     "export",
     "models",
     "errors",

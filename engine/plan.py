@@ -63,6 +63,10 @@ class Plan[R]:
         Lines to show with the plan.
     lazily : callable, optional
         Makes the result as a lazy dataset.
+    refit : callable, optional
+        Makes the same plan for another worker, where a plan suits itself to the memory that there is.
+    account : callable, optional
+        Returns the JSON of a result; by default its own `to_json`.
 
     Examples
     --------
@@ -85,6 +89,8 @@ class Plan[R]:
     alternatives: Callable[[], Sequence[tuple[str, int]]] | None = None
     notes: Sequence[str] = ()
     lazily: Callable[[], xr.Dataset] | None = None
+    refit: Callable[[Worker], Plan[R]] | None = None
+    account: Callable[[R], str] | None = None
 
     @property
     def task_memory(self) -> int:
@@ -166,9 +172,10 @@ class Plan[R]:
         if report is not None and (os.path.isdir(report) or not os.fspath(report)):
             raise InputError(f"`report` {str(report)!r} came; give the name of a file, not a folder.")
         worker = self.worker if client is None else Worker.from_client(client)
-        self.check(worker)
+        plan = self if client is None or self.refit is None else self.refit(worker)
+        plan.check(worker)
         try:
-            result = self.execute(Run(client, worker, progress))
+            result = plan.execute(Run(client, worker, progress))
         except OSError as error:
             # Outside tasks too, a full disk or a store that is read-only ends in words.
             told = None if isinstance(error, SkymillError) else hits_every_tile(error)
@@ -177,7 +184,7 @@ class Plan[R]:
             raise told from error
         if report is not None:
             known: Any = result
-            write_text(report, known.to_json())
+            write_text(report, known.to_json() if self.account is None else self.account(result))
         return result
 
     def lazy(self) -> xr.Dataset:

@@ -7,20 +7,22 @@ Does not cover: what a step does (`transform.py`).
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from ..chunking.errors import InputError
 from .fields import Field
 from .mapping import make_executor, set_aside_error
-from .plan import Run
+from .plan import Plan, Run
 from .progress import Progress
 from .records import RunReport, TileRecord
 from .rings import Layout
 from .scratch import Scratch, done_key
 from .transform import REFUSED, BandTask, BlockTask, Step
 from .window import ThreadsExecutor, run_window
+from .worker import forget_peak_memory, resident_memory
 
 ALL = "all"
 
@@ -103,7 +105,14 @@ class Stages:
                 self.scratch.note(done_key(stage, ALL), known)
 
     def analyse(
-        self, layout: Layout, fields: Sequence[Field], *, ring_weights: bool = True, iterations: int = 0, name: str = ""
+        self,
+        layout: Layout,
+        fields: Sequence[Field],
+        *,
+        ring_weights: bool = True,
+        iterations: int = 0,
+        name: str = "",
+        check: Callable[[Sequence[Mapping[str, Any]]], None] | None = None,
     ) -> tuple[str, str, list[dict[str, Any]]]:
         """Bring fields to ring coefficients, all rounds of the iteration but the last step.
 
@@ -122,11 +131,15 @@ class Stages:
             How often what the a_lm do not yet explain is analysed again and added (Jacobi's method for least squares).
         name : str
             Put before the names of the stages, to tell several analyses of a run apart.
+        check : callable, optional
+            Called with what the bands noted before anything else is done with them.
         """
         labels = tuple(field.label for field in fields)
         bands, blocks = band_order(layout), range(layout.n_blocks)
         rings, start = f"{name}rings0", ""
         noted = self.go(BandTask(layout, self.scratch, rings, tuple(fields), ring_weights), bands, "rows")
+        if check is not None:
+            check(noted)
         for round_ in range(iterations):
             orders = f"{name}orders{round_}"
             step = BlockTask(layout, self.scratch, orders, labels, rings, start, keep=True, back=True)
@@ -142,3 +155,16 @@ def band_order(layout: Layout) -> list[int]:
     """Return the bands from the equator to the poles: the longest go out first, so that none is waited for."""
     middle = (layout.n_bands - 1) / 2
     return sorted(range(layout.n_bands), key=lambda band: abs(band - middle))
+
+
+@contextmanager
+def accounted(report: RunReport, plan: Plan[Any], run: Run) -> Iterator[None]:
+    """Put the wall time of what is done within, and the memory that was planned for it, into a report."""
+    # Whoever calls may hold more than a fresh worker does; the run is held to what it adds.
+    held = resident_memory() if run.client is None else 0
+    if run.client is None:
+        forget_peak_memory()
+    began = time.perf_counter()
+    yield
+    report.seconds["wall"] = time.perf_counter() - began
+    report.planned_memory = plan.process_memory(run.worker) + max(0, held - plan.reserved)

@@ -23,7 +23,15 @@ from .scratch import FolderScratch, Scratch
 WAYS = ("auto", "disk", "store")
 
 
-def scratch_for(store: str, identity: str, run: Run, scratch: str | os.PathLike[str] | None, transpose: str) -> Scratch:
+def scratch_for(
+    store: str,
+    identity: str,
+    run: Run,
+    scratch: str | os.PathLike[str] | None,
+    transpose: str,
+    *,
+    needed: int = 0,
+) -> Scratch:
     """Return the scratch space of a run.
 
     Parameters
@@ -38,6 +46,8 @@ def scratch_for(store: str, identity: str, run: Run, scratch: str | os.PathLike[
         Folder to use.
     transpose : {"auto", "disk", "store"}
         Which way.
+    needed : int
+        Bytes that will be written.
 
     Raises
     ------

@@ -58,7 +58,7 @@ def test_random_masks(order, tile_order, seed, kept, reach):
 @given(st.data())
 @settings(max_examples=20, deadline=None)
 def test_blobs_and_holes(data):
-    """Discs that are used with discs cut out of them, anywhere, also around the poles and the corners of base pixels."""
+    """Discs that are used with discs cut out of them, also around the poles and the corners of base pixels."""
     nside = 16
     used = np.zeros(12 * nside**2, bool)
     corners = [[0, 0, 1], [0, 0, -1], hp.ang2vec(np.arccos(2 / 3), 0), hp.ang2vec(np.arccos(-2 / 3), np.pi / 2)]

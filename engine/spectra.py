@@ -309,10 +309,12 @@ def _notes(analysis: Analysis) -> list[str]:
 
 def _mask_power(mask_cl: Mapping[tuple[str, str], Floats], moments: Mapping[WeightPair, Any]) -> float:
     """Return the part of the power of the masks that their spectra hold, of the least complete; 1 without masks."""
+    if not mask_cl:
+        return 1.0
     from .coupling import mask_power
 
     caught = [mask_power(found, moments[pair][0]) for pair, found in mask_cl.items() if pair[0] == pair[1]]
-    least = min(caught, default=1.0)
+    least = min(caught)
     if least < LEAST_MASK_POWER:
         log.warning(
             "the spectrum of a mask holds %.2f %% of its power up to lmax_mask; raise lmax_mask, or apodise the mask "

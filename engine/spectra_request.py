@@ -254,8 +254,6 @@ def _transfers(
         if unknown:
             raise InputError(f"`beam` names the map {unknown[0]!r}, which no pair does; {nearest(unknown[0], infos)}.")
     parents = {half: name for name, both in halves.items() for half in both}
-    from .beams import beam_of
-
     window = None
     if pixel_window:
         from .pixel_window import pixel_window as window_of
@@ -266,7 +264,11 @@ def _transfers(
         given = beam.get(name, beam.get(parents.get(name, name))) if isinstance(beam, Mapping) else beam
         if isinstance(given, str) and given == "store":
             given = _stored_beam(info)
-        transfer = None if given is None else beam_of(given, lmax)
+        transfer = None
+        if given is not None:
+            from .beams import beam_of
+
+            transfer = beam_of(given, lmax)
         if window is not None and info.pixel_window:
             transfer = window if transfer is None else transfer * window
         found[name] = transfer

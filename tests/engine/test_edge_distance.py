@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.distance import cdist
 from skymill.chunking import geometry
 from skymill.chunking.tiling import Tiling
 from skymill.engine import edge_distance
@@ -16,9 +17,8 @@ def brute_force(nside, used):
     vectors = np.array(hp.pix2vec(nside, np.arange(12 * nside**2), nest=True)).T
     angles = np.full(used.size, np.inf)
     if not used.all():
-        cross = np.cross(vectors[used][:, None], vectors[~used][None])
-        dot = vectors[used] @ vectors[~used].T
-        angles[used] = np.arctan2(np.linalg.norm(cross, axis=2), dot).min(axis=1)
+        chords = cdist(vectors[used], vectors[~used]).min(axis=1)
+        angles[used] = 2 * np.arcsin(np.minimum(chords / 2, 1))
     return angles
 
 

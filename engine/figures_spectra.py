@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..chunking.errors import InputError, nearest
-from .figures import COLOURS, GUIDE, INK, LABEL_SIZE, NOTE_SIZE, log_ticks, new_figure, style
+from .figures import COLOURS, GUIDE, INK, NOTE_SIZE, log_ticks, new_figure, style
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -160,7 +160,6 @@ def _draw_panel(
     unit = str(dataset["unit"].values[places[0]])
     name = r"$\ell(\ell+1)\,C_\ell/2\pi$" if quantity == "dl" else r"$C_\ell$"
     style(axes, x=r"Multipole $\ell$", y=name + (f" [{unit.replace('^2', '²')}]" if unit != "1" else ""))
-    axes.yaxis.label.set_size(LABEL_SIZE)
     axes.legend(fontsize=NOTE_SIZE, framealpha=0.85, edgecolor="none", loc="best", ncols=1 if len(places) < 4 else 2)
 
 
@@ -227,11 +226,10 @@ def _draw_spectrum(
     bars = np.full_like(values, np.nan) if errors is None else errors
     positive = np.isfinite(values) if signed else values > 0
     negative = np.zeros_like(positive) if signed else values < 0
-    for chosen, extra in ((positive, {}), (negative, {"markerfacecolor": "white"})):
+    heights = values if signed else np.abs(values)
+    for chosen, face in ((positive, colour), (negative, "white")):
         if chosen.any():
-            axes.errorbar(
-                ell[chosen], np.abs(values[chosen]) if not signed else values[chosen], bars[chosen], **look, **extra
-            )
+            axes.errorbar(ell[chosen], heights[chosen], bars[chosen], markerfacecolor=face, **look)
 
 
 def _scale_ell(axes: Axes, ell: Floats) -> None:

@@ -11,7 +11,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from ..chunking import store as stores
 from ..chunking.errors import InputError, MemoryLimitError, RunError
 from ..chunking.fits_rings import ring_order, tile_runs
 from .correlated import draw, factor_spectra, spectra_matrix
+from .ledger import map_digest
 from .mapping import make_executor
 from .masks import read_weights
 from .plan import RESERVED_BYTES, Run
@@ -48,7 +49,8 @@ class WeightMap:
     name : str
         Of the map.
     digest : str
-        Of its content, so that a process that has read it once knows whether it is still the same.
+        Of its content, by which a process that has read it knows whether it is still the same; `Realisation.of` finds
+        it where it is not given.
     """
 
     store: str
@@ -147,26 +149,20 @@ class Realisation:
             weight = estimator.maps[name].weight
             if weight is not None and weight not in (weights or {}):
                 raise InputError(f"`weights` do not say where the weights {weight!r} of map {name!r} are.")
-            found[name] = None if weight is None else (weights or {})[weight]
+            where = None if weight is None else (weights or {})[weight]
+            # A process keeps the weights that it has read; the digest tells it when they are others.
+            found[name] = where and replace(where, digest=where.digest or map_digest(where.store, where.name))
         return cls(names, factors, tuple(pairs), nside, found, ring_weights, estimator.bins, seed, precision)
 
     @property
     def lmax(self) -> int:
         """Largest multipole."""
-        return self.factors.shape[0] - 1
+        return int(self.factors.shape[0]) - 1
 
     def memory(self) -> dict[str, int]:
-        """Return the bytes that a realisation needs, by part."""
-        real = 4 if self.precision == "single" else 8
-        rows, maps = 4 * self.nside - 1, len(self.names)
-        coefficients = 2 * real * (self.lmax + 1) * (self.lmax + 2) // 2
-        weights = {weight for weight in self.weights.values() if weight is not None}
-        return {
-            "coefficients": (2 * maps + 1) * coefficients,
-            "rings": 2 * real * rows * (self.lmax + 1),
-            "map": real * 12 * self.nside**2,
-            "weights": 4 * 12 * self.nside**2 * len(weights),
-        }
+        """Return the bytes that a realisation needs, by part; see `realisation_memory`."""
+        masks = len({weight for weight in self.weights.values() if weight is not None})
+        return realisation_memory(self.nside, self.lmax, len(self.names), masks, self.precision)
 
     def __call__(self, simulation: int) -> Floats:
         """Return the averaged pseudo-spectra of one realisation, (pair, bin) float64."""
@@ -183,7 +179,7 @@ class Realisation:
             block = order_slice(m, lmax)
             for other, drawn in enumerate(draws[: place + 1]):  # the factors are lower triangles
                 alm[block] += self.factors[m:, place, other].astype(drawn.real.dtype) * drawn[block]
-        grid = {"theta": rings.theta, "nphi": rings.nphi, "phi0": rings.phi0, "ringstart": rings.start}
+        grid: dict[str, Any] = {"theta": rings.theta, "nphi": rings.nphi, "phi0": rings.phi0, "ringstart": rings.start}
         grid |= {"lmax": lmax, "mmax": lmax, "spin": 0, "nthreads": 1}
         pixels = ducc0.sht.synthesis(alm=alm[None], **grid)
         weight = self.weights[self.names[place]]
@@ -275,32 +271,59 @@ def read_ring_weights(store: str, name: str) -> NDArray[np.float32]:
     return found
 
 
-def check_memory(task: Realisation, worker: Worker) -> None:
+def realisation_memory(nside: int, lmax: int, maps: int, masks: int, precision: str = "single") -> dict[str, int]:
+    """Return the bytes that one realisation needs, by part.
+
+    Parameters
+    ----------
+    nside, lmax : int
+        Of the maps.
+    maps, masks : int
+        How many different ones there are.
+    precision : {"single", "double"}
+        Of maps and coefficients.
+
+    Examples
+    --------
+    >>> sum(realisation_memory(2048, 4096, maps=2, masks=1).values()) / 1e9
+    1.006919688
+    """
+    real = 4 if precision == "single" else 8
+    coefficients = 2 * real * (lmax + 1) * (lmax + 2) // 2
+    return {
+        "coefficients": (2 * maps + 1) * coefficients,
+        "rings": 2 * real * (4 * nside - 1) * (lmax + 1),
+        "map": real * 12 * nside**2,
+        "masks": 4 * 12 * nside**2 * masks,
+    }
+
+
+def check_memory(memory: Mapping[str, int], worker: Worker) -> None:
     """Raise MemoryLimitError where a realisation does not fit into a worker.
 
     Parameters
     ----------
-    task : Realisation
-        What shall run.
+    memory : mapping of str to int
+        What `realisation_memory` returns.
     worker : Worker
-        Where.
+        Where it shall run.
 
     Raises
     ------
     MemoryLimitError
         With the ways out.
     """
-    needed, allowed = sum(task.memory().values()), worker.memory_per_task(RESERVED_BYTES)
+    needed, allowed = sum(memory.values()), worker.memory_per_task(RESERVED_BYTES)
     if needed <= allowed:
         return
     threads = (worker.memory - RESERVED_BYTES) // needed
     ways = ['errors="knox"'] + ([f"threads={threads}"] if threads >= 1 else [])
-    parts = ", ".join(f"{part} {format_bytes(size)}" for part, size in task.memory().items())
+    ways.append(f"memory={format_bytes(RESERVED_BYTES + needed * worker.threads)} a worker")
+    parts = ", ".join(f"{part} {format_bytes(size)}" for part, size in memory.items())
     raise MemoryLimitError(
-        f"a realisation of {len(task.names)} maps of nside {task.nside} to lmax {task.lmax} needs "
-        f"{format_bytes(needed)} ({parts}); a worker with {format_bytes(worker.memory)} and {worker.threads} threads "
-        f"has {format_bytes(allowed)} a task. Any of these fits: {'; '.join(ways)}; or give workers "
-        f"{format_bytes(RESERVED_BYTES + needed * worker.threads)}."
+        f"errors from realisations need {format_bytes(needed)} a task ({parts}); a worker with "
+        f"{format_bytes(worker.memory)} and {worker.threads} threads has {format_bytes(allowed)}. Any of these fits: "
+        f"{'; '.join(ways)}."
     )
 
 
@@ -339,7 +362,7 @@ def run_realisations(
     """
     if simulations < FEWEST_SIMULATIONS:
         raise InputError(f"`simulations` {simulations} came; a scatter takes two at least, a good one a hundred.")
-    check_memory(task, run.worker)
+    check_memory(task.memory(), run.worker)
     kept = None if folder is None else Path(folder)
     found: dict[int, Floats] = {}
     if kept is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -211,8 +212,16 @@ def summary(dataset: xr.Dataset) -> dict[str, Any]:
     pairs = []
     for place, label in enumerate(dataset["pair"].values):
         pairs.append({"pair": str(label), **{key: dataset[key].values[place].tolist() for key in keys}})
-    attributes = {key: value for key, value in dataset.attrs.items() if key != _FACTS}
+    attributes = {key: _parsed(value) for key, value in dataset.attrs.items() if key != _FACTS}
     return {"attributes": attributes, "bins": int(dataset["cl"].shape[1]), "pairs": pairs}
+
+
+def _parsed(value: Any) -> Any:
+    """Return what a JSON object in an attribute says, other values as they are."""
+    if isinstance(value, str) and value.startswith("{"):
+        with contextlib.suppress(ValueError):
+            return json.loads(value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _page(dataset: xr.Dataset, title: str, figures: list[str]) -> str:

@@ -5,17 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..chunking.errors import InputError
+from .binning import Bins
+from .coupling import Coupling, binned_coupling
 from .spectrum_errors import effective_f_sky
-
-if TYPE_CHECKING:
-    from .binning import Bins
-    from .coupling import Coupling
 
 type Floats = NDArray[np.float64]
 type MapPair = tuple[str, str]
@@ -61,6 +58,8 @@ class Estimator:
         Pseudo-spectra of pairs of weights, (ell,) float64, in either order of the pair.
     moments : mapping of (str, str) to (float, float)
         <w_a w_b> and <w_a^2 w_b^2> over the full sky for pairs of weights; None stands for a map without weights.
+    threads : int, optional
+        For the coupling; all cores by default.
 
     Raises
     ------
@@ -83,18 +82,16 @@ class Estimator:
     bins: Bins | None = None
     mask_cl: Mapping[tuple[str, str], Floats] = field(default_factory=dict)
     moments: Mapping[WeightPair, tuple[float, float]] = field(default_factory=dict)
+    threads: int | None = None
     _couplings: dict[tuple[object, ...], Coupling] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.bins is not None and max(self.bins.stops) > self.lmax + 1:
-            raise InputError(
-                f"`bins` reach to ell {max(self.bins.stops) - 1}, the spectra to {self.lmax}; give a larger `lmax` or "
-                "fewer bins."
-            )
+        if self.bins is not None:
+            self.bins.held_to(self.lmax)
 
     def with_maps(self, maps: Mapping[str, SpectrumMap]) -> Estimator:
         """Return the same for other maps."""
-        return Estimator(maps, self.lmax, self.bins, self.mask_cl, self.moments)
+        return Estimator(maps, self.lmax, self.bins, self.mask_cl, self.moments, self.threads)
 
     @property
     def size(self) -> int:
@@ -104,7 +101,8 @@ class Estimator:
     @property
     def modes(self) -> Floats:
         """Modes of the full sky in each bin, N_b = sum of 2 ell + 1, (bin,) float64."""
-        return 2.0 * np.arange(self.lmax + 1) + 1.0 if self.bins is None else np.asarray(self.bins.modes, np.float64)
+        every: Floats = 2.0 * np.arange(self.lmax + 1, dtype=np.float64) + 1.0
+        return every if self.bins is None else self.bins.modes
 
     @property
     def ell(self) -> Floats:
@@ -157,9 +155,8 @@ class Estimator:
         for wanted in ((*kinds, True), (*kinds, window)):
             if wanted in self._couplings:
                 return self._couplings[wanted]
-        from .coupling import binned_coupling
-
-        found = binned_coupling(self._mask_cl(a, b), self.bins, self.lmax, transfer=self.transfer(a, b), window=window)
+        mask_cl, transfer = self._mask_cl(a, b), self.transfer(a, b)
+        found = binned_coupling(mask_cl, self.bins, self.lmax, transfer=transfer, window=window, threads=self.threads)
         self._couplings[(*kinds, window)] = found
         return found
 

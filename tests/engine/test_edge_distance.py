@@ -164,7 +164,7 @@ def test_what_is_nearer_to_a_pixel_than_to_its_neighbours_holds_no_other_centre(
 
 def test_antipodes():
     used = np.arange(12) != 0
-    assert ours(1, used).max() == pytest.approx(np.pi)
+    assert ours(1, used)[10] == pytest.approx(np.pi)
     agree(1, used)
 
 

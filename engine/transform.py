@@ -237,11 +237,15 @@ class BlockTask(Step):
         transfer = self._transfer()
         for place, label in enumerate(self.labels):
             shape = (stop - first, layout.lmax + 1)
-            harmonic = np.zeros(shape, dtype=layout.complex) if drawn is None else drawn[place]
+            harmonic = (
+                np.zeros(shape, dtype=layout.harmonic)
+                if drawn is None
+                else drawn[place].astype(layout.harmonic, copy=False)
+            )
             if drawn is not None:
                 watch.lap("draw")
             if self.rings:
-                columns = self.read_columns(self.rings, label, number)
+                columns = self.read_columns(self.rings, label, number).astype(layout.harmonic, copy=False)
                 watch.lap("read")
                 ducc0.sht.leg2alm(
                     leg=columns[None],
@@ -273,7 +277,7 @@ class BlockTask(Step):
         if not self.transfer:
             return None
         flat = self.scratch.read(f"{GIVEN}/{self.transfer}/0", 0, 1, np.dtype(np.float64))
-        return flat.reshape(-1, self.layout.lmax + 1).astype(self.layout.real)
+        return flat.reshape(-1, self.layout.lmax + 1).astype(self.layout.harmonic.type(0).real.dtype)
 
     def _orders(self, number: int) -> dict[str, Any]:
         first, stop = self.layout.orders(number)
@@ -283,8 +287,8 @@ class BlockTask(Step):
 
     def _read_harmonic(self, stage: str, label: str, number: int) -> NDArray[Any]:
         first, stop = self.layout.orders(number)
-        harmonic = np.zeros((stop - first, self.layout.lmax + 1), dtype=self.layout.complex)
-        part = self.scratch.read(f"{stage}/{label}-alm/{number}", 0, 1, self.layout.complex)
+        harmonic = np.zeros((stop - first, self.layout.lmax + 1), dtype=self.layout.harmonic)
+        part = self.scratch.read(f"{stage}/{label}-alm/{number}", 0, 1, self.layout.harmonic)
         harmonic[:, first:] = part.reshape(stop - first, -1)
         return harmonic
 
@@ -295,7 +299,7 @@ class BlockTask(Step):
             theta=layout.rings.theta,
             theta_interpol=layout.interpolated,
             **self._orders(number),
-        )[0]
+        )[0].astype(layout.complex, copy=False)
         watch.lap("alm2leg")
         nothing = np.empty(0, dtype=layout.complex)
         parts = (

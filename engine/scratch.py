@@ -6,10 +6,11 @@ Does not cover: what the parts are (`transform.py`), and where scratch space goe
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Buffer, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,11 +21,16 @@ from ..chunking import objects
 from ..chunking.errors import FormatError
 
 _ENTRY = np.dtype([("start", "<u8"), ("size", "<u8"), ("digest", "<u8")])
+_DIGEST_BYTES = 8
+
+SUFFIX = ".scratch"  # of the folder beside a store
+DONE = "done"
+ALL = "all"  # in place of a number: the stage is finished
 
 
 def done_key(stage: str, number: int | str) -> str:
-    """Return the key of the note that a step of a stage is done."""
-    return f"{stage}/done/{number}.json"
+    """Return the key of the note that a step of a stage is done; it lies apart, and outlives what the step wrote."""
+    return f"{DONE}/{stage}/{number}.json"
 
 
 class Scratch(Protocol):
@@ -50,7 +56,7 @@ class Scratch(Protocol):
 class FolderScratch:
     """Scratch space in a folder, or below a prefix of an object store.
 
-    At the end of every object stands an index: start, bytes and digest of each part.
+    At the end of every object stands an index: start, bytes and digest of each part, and a digest of the index.
 
     Parameters
     ----------
@@ -79,25 +85,30 @@ class FolderScratch:
         Raises
         ------
         FormatError
-            If the object is lost or damaged; it is removed then, so that the next run makes it again.
+            If the object is lost or damaged; it counts as not made then, so that the next run makes it again.
         """
-        length = of * _ENTRY.itemsize
+        length = of * _ENTRY.itemsize + _DIGEST_BYTES
         index = objects.get_range(self.where, key, -length, length)
-        if index is None or len(index) != length:
-            raise self._damaged(key, "is lost" if index is None else "is cut short")
-        entry = np.frombuffer(index, _ENTRY)[part]
+        if index is None:
+            raise self._damaged(key, "is lost", lost=True)
+        entries = index[:-_DIGEST_BYTES]
+        if len(index) != length or digest_of(entries) != int.from_bytes(index[-_DIGEST_BYTES:], "little"):
+            raise self._damaged(key, "is cut short, or its index is damaged")
+        entry = np.frombuffer(entries, _ENTRY)[part]
         size = int(entry["size"])
         if size == 0:
             return np.empty(0, dtype=dtype)
         content = objects.get_range(self.where, key, int(entry["start"]), size)
-        if content is None or len(content) != size or xxhash.xxh3_64_intdigest(content) != int(entry["digest"]):
+        if content is None or len(content) != size or digest_of(content) != int(entry["digest"]):
             raise self._damaged(key, f"does not hold part {part} as it was written")
         return np.frombuffer(content, dtype=dtype)
 
-    def _damaged(self, key: str, what: str) -> FormatError:
-        # A key is stage/field/number; without its note the step counts as not done.
+    def _damaged(self, key: str, what: str, *, lost: bool = False) -> FormatError:
+        # A key is stage/field/number; without its note the step counts as not done.  Where an object is lost, others
+        # may be: a stage whose results were not needed any more lost them all.
         stage, _, number = key.split("/")
-        objects.delete_prefix(self.where, done_key(stage, number))
+        for note in [f"{DONE}/{stage}"] if lost else [done_key(stage, ALL), done_key(stage, number)]:
+            objects.delete_prefix(self.where, note)
         return FormatError(
             f"{key} in the scratch space {self.where} {what}. Run the same command again; it makes it again."
         )
@@ -114,17 +125,32 @@ class FolderScratch:
     def remove(self, prefix: str = "") -> None:
         """Remove everything below a prefix."""
         objects.delete_prefix(self.where, prefix)
-        if not prefix and objects.is_local(self.where) and os.path.isdir(self.where):
-            os.rmdir(self.where)
+        if not prefix and objects.is_local(self.where):
+            above = Path(self.where).parent
+            if above.suffix == SUFFIX:  # ours, beside a store; it may hold what another run left
+                with contextlib.suppress(OSError):
+                    above.rmdir()
 
 
-def _with_index(parts: Iterable[NDArray[Any]]) -> Iterator[memoryview]:
+def digest_of(content: Buffer) -> int:
+    """Return the digest of some bytes."""
+    return xxhash.xxh3_64_intdigest(content)
+
+
+def bytes_of(part: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return an array as bytes, (byte,) uint8, copied only where it is not in one piece."""
+    return np.ascontiguousarray(part).reshape(-1).view(np.uint8)
+
+
+def _with_index(parts: Iterable[NDArray[Any]]) -> Iterator[Buffer]:
     entries = []
     start = 0
     for part in parts:
-        content = np.ascontiguousarray(part).reshape(-1).view(np.uint8)
-        entries.append((start, content.size, xxhash.xxh3_64_intdigest(content)))
+        content = bytes_of(part)
+        entries.append((start, content.size, digest_of(content)))
         start += content.size
         if content.size:
             yield content.data
-    yield np.array(entries, dtype=_ENTRY).view(np.uint8).data
+    index = np.array(entries, dtype=_ENTRY).tobytes()
+    yield index
+    yield digest_of(index).to_bytes(_DIGEST_BYTES, "little")

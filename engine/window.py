@@ -275,6 +275,8 @@ def _raise_if_fatal(error: Exception, executor: Executor) -> None:
     everywhere = hits_every_tile(error)
     if everywhere is not None:
         raise everywhere from error
+    if isinstance(error, RunError):  # a task that says so speaks of the run, not of its tile
+        raise error
     if "Cancelled" in type(error).__name__:
         deadline = time.monotonic() + 5.0
         while time.monotonic() < deadline:  # a lost scheduler cancels everything a moment before its status shows it

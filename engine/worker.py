@@ -93,7 +93,7 @@ class Worker:
 
 
 def workers_of(client: Client, timeout: float = 30.0) -> list[dict[str, Any]]:
-    """Return what the scheduler knows of every worker.
+    """Return what the scheduler knows of every worker, its address included.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def workers_of(client: Client, timeout: float = 30.0) -> list[dict[str, Any]]:
             f"the Dask scheduler does not answer ({type(error).__name__}: {error}). Start it again, and run the same "
             "command again: it does only what is missing."
         ) from error
-    return list(known["workers"].values())
+    return [{**worker, "address": address} for address, worker in known["workers"].items()]
 
 
 def _limit(known: dict[str, Any]) -> int:

@@ -101,6 +101,8 @@ def delete_prefix(where: str, prefix: str) -> None:
             base.unlink(missing_ok=True)
         return
     keys = [key for key, _, _ in listing(where, prefix)]
+    if prefix and not keys and exists(where, prefix):  # a listing holds what is below a name, not what has it
+        keys = [prefix]
     if keys:
         obstore.delete(_bucket(where), keys)
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from .chunking.regions import Polygon as Polygon
     from .chunking.store import open as open
     from .chunking.tiling import Tiling as Tiling
+    from .engine.apodize import apodize as apodize
+    from .engine.binning import Bins as Bins
     from .engine.connect import connect as connect
     from .engine.correlate import correlate as correlate
     from .engine.degrade import degrade as degrade
@@ -39,7 +41,9 @@ if TYPE_CHECKING:
     from .engine.residual import hand_down as hand_down
     from .engine.residual import residual as residual
     from .engine.simulate import simulate as simulate
+    from .engine.smooth import smooth as smooth
     from .engine.spectra import spectra as spectra
+    from .engine.synthesize import synthesize as synthesize
     from .engine.train import train as train
     from .engine.worker import Worker as Worker
 
@@ -47,12 +51,14 @@ __version__ = "0.1.0"
 
 # Public name -> where it lives; a name without ":" is a module.
 _HOMES = {
+    "Bins": "engine.binning:Bins",
     "Box": "chunking.regions:Box",
     "Cone": "chunking.regions:Cone",
     "Plan": "engine.plan:Plan",
     "Polygon": "chunking.regions:Polygon",
     "Tiling": "chunking.tiling:Tiling",
     "Worker": "engine.worker:Worker",
+    "apodize": "engine.apodize:apodize",
     "connect": "engine.connect:connect",
     "correlate": "engine.correlate:correlate",
     "degrade": "engine.degrade:degrade",
@@ -68,7 +74,9 @@ _HOMES = {
     "ratio": "engine.ratio:ratio",
     "residual": "engine.residual:residual",
     "simulate": "engine.simulate:simulate",
+    "smooth": "engine.smooth:smooth",
     "spectra": "engine.spectra:spectra",
+    "synthesize": "engine.synthesize:synthesize",
     "train": "engine.train:train",
 }
 
@@ -80,6 +88,7 @@ __all__ = [  # noqa: RUF022 - in the order of the work, which is also the order 
     "Cone",
     "Box",
     "Polygon",
+    "Bins",
     "open",
     "connect",
     "simulate",
@@ -93,7 +102,10 @@ __all__ = [  # noqa: RUF022 - in the order of the work, which is also the order 
     "evaluate",
     "correlate",
     "degrade",
+    "apodize",
     "spectra",
+    "smooth",
+    "synthesize",
     "export",
     "models",
     "errors",

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .verbs import Verb
+from .verb import Verb
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -56,8 +56,8 @@ class Session:
                 client.run(_leave_interrupts_to_the_client)
             yield client
 
-    def settle(self, plan: Plan[Any]) -> None:
-        """Tell a plan what its workers have, as far as the options say."""
+    def settle(self, plan: Plan[Any]) -> Plan[Any]:
+        """Return a plan for what its workers have, as far as the options say."""
         from ..engine.worker import Worker, available_cores, available_memory, parse_bytes
 
         memory = parse_bytes(self.memory)
@@ -65,10 +65,14 @@ class Session:
             # What `connect` would start; the plan is shown without starting it.
             share = int(0.9 * available_memory()) // self.workers
             threads = self.threads or max(1, available_cores() // self.workers)
-            plan.worker = Worker(memory=memory or share, threads=threads, processes=self.workers)
-            return
-        here = plan.worker
-        plan.worker = dataclasses.replace(here, memory=memory or here.memory, threads=self.threads or here.threads)
+            worker = Worker(memory=memory or share, threads=threads, processes=self.workers)
+        else:
+            here = plan.worker
+            worker = dataclasses.replace(here, memory=memory or here.memory, threads=self.threads or here.threads)
+        if plan.refit is not None and worker != plan.worker:
+            return plan.refit(worker)
+        plan.worker = worker
+        return plan
 
 
 def _leave_interrupts_to_the_client() -> None:
@@ -90,8 +94,7 @@ def run_verb(
     SkymillError
         Whatever the verb refuses.
     """
-    plan = verb.load()(**values)
-    session.settle(plan)
+    plan = session.settle(verb.load()(**values))
     if session.plan:
         print(plan)
         return None
@@ -100,7 +103,10 @@ def run_verb(
     except Exception as error:
         _keep_report(error, report)
         raise
-    if not session.quiet:
+    if verb.answer is not None:
+        # Even where all else is quiet: this is what was asked for.
+        print(verb.answer(result, values))
+    elif not session.quiet:
         print(result)
     return result
 

@@ -229,6 +229,86 @@ def _each_from_toml(item: Callable[[str, object], object]) -> Callable[[str, obj
     return read
 
 
+def _two_maps(name: str, came: object) -> tuple[str, str]:
+    """Return the maps of `a,b`, `a x b` or a list of two."""
+    parts = came
+    if isinstance(came, str):
+        parts = [part.strip() for part in (came.split(",") if "," in came else came.split(" x "))]
+    if not isinstance(parts, list) or len(parts) != 2 or not all(isinstance(part, str) and part for part in parts):
+        raise _wrong(name, came, "two maps such as i500,kappa")
+    return parts[0], parts[1]
+
+
+def _map_pairs(name: str, value: object) -> list[tuple[str, str]]:
+    if not isinstance(value, list) or not value:
+        raise _wrong(name, value, 'a list of pairs of maps such as [["i500", "i500"], ["i500", "kappa"]]')
+    return [_two_maps(name, each) for each in value]
+
+
+def _halves_from_words(name: str, words: object) -> dict[str, object]:
+    return _pairs_from_words(_two_maps)(name, words)
+
+
+def _halves_from_toml(name: str, value: object) -> dict[str, object]:
+    if not isinstance(value, Mapping):
+        raise _wrong(name, value, 'a table such as { i500 = ["i500_first", "i500_second"] }')
+    return {str(key): _two_maps(name, each) for key, each in value.items()}
+
+
+def _beam(name: str, value: object) -> object:
+    """Return a width, a word, or, in TOML, the numbers b_l themselves."""
+    return [_number(name, each) for each in value] if isinstance(value, list) else _number_or_text(name, value)
+
+
+def _bins_from_words(name: str, words: object) -> object:
+    """Return a width, edges, or the start and stop of each; words and commas part them."""
+    given = [part for word in (words if isinstance(words, list) else [words]) for part in str(word).split(",") if part]
+    if any(":" in part for part in given):
+        bins = [part.split(":") for part in given]
+        if any(len(both) != 2 for both in bins):
+            raise _wrong(name, ",".join(given), "bins such as 2:10,20:30")
+        return [(_integer(name, start), _integer(name, stop)) for start, stop in bins]
+    numbers = [_integer(name, part) for part in given]
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+def _bins_from_toml(name: str, value: object) -> object:
+    if not isinstance(value, list):
+        return _integer(name, value)
+    if any(isinstance(each, list) for each in value):
+        if not all(isinstance(each, list) and len(each) == 2 for each in value):
+            raise _wrong(name, value, "a width, edges such as [2, 10, 30], or bins such as [[2, 10], [20, 30]]")
+        return [(_integer(name, each[0]), _integer(name, each[1])) for each in value]
+    return [_integer(name, each) for each in value]
+
+
+def _spectra(name: str, value: object) -> object:
+    """Return a file; in TOML also the numbers themselves, or a table of them."""
+    if isinstance(value, Mapping):
+        return {_two_maps(name, str(key)): _list_of(_number)(name, each) for key, each in value.items()}
+    return _list_of(_number)(name, value) if isinstance(value, list) else _text(name, value)
+
+
+def _curve(name: str, value: object) -> object:
+    """Return numbers from ell 0, or those of a file of ell and C_l."""
+    if isinstance(value, list):
+        return _list_of(_number)(name, value)
+    from ..engine.given_spectra import read_spectra
+
+    return read_spectra(_text(name, value), ["map"])["map", "map"]
+
+
+def _fiducial_from_words(name: str, words: object) -> dict[tuple[str, str], object]:
+    found = _pairs_from_words(_curve)(name, words)
+    return {_two_maps(name, key): curve for key, curve in found.items()}
+
+
+def _fiducial_from_toml(name: str, value: object) -> dict[tuple[str, str], object]:
+    if not isinstance(value, Mapping):
+        raise _wrong(name, value, 'a table such as { "i500 x kappa" = "cl.txt" }')
+    return {_two_maps(name, str(key)): _curve(name, each) for key, each in value.items()}
+
+
 KINDS = {
     "text": Kind("TEXT", False, _text, _text),
     "path": Kind("PATH", False, _text, _text),
@@ -257,4 +337,10 @@ KINDS = {
     "recipes": Kind("FILE", True, _list_of(_text), _path_or_tables),
     "each text": Kind("TEXT", True, _each_from_words(_text), _each_from_toml(_text), repeated=True),
     "each number": Kind("X", True, _each_from_words(_number), _each_from_toml(_number), repeated=True),
+    "each beam": Kind("BEAM", True, _each_from_words(_number_or_text), _each_from_toml(_beam), repeated=True),
+    "map pairs": Kind("A,B", True, _map_pairs, _map_pairs),
+    "halves": Kind("NAME=A,B", True, _halves_from_words, _halves_from_toml, repeated=True),
+    "bins": Kind("BINS", True, _bins_from_words, _bins_from_toml),
+    "spectra": Kind("FILE", False, _text, _spectra),
+    "fiducial": Kind("A,B=FILE", True, _fiducial_from_words, _fiducial_from_toml, repeated=True),
 }

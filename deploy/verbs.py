@@ -6,58 +6,12 @@ holds the two together.
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
 from .options import Option
+from .verb import OVERWRITE as _OVERWRITE
+from .verb import Verb as Verb
+from .verb import store_option as _store
+from .verbs_sphere import SPHERE
 
-if TYPE_CHECKING:
-    from ..engine.plan import Plan
-
-
-@dataclass(frozen=True)
-class Verb:
-    """One verb of the public face.
-
-    Parameters
-    ----------
-    name : str
-        Its name, the same in Python, in TOML and, with hyphens, on the command line.
-    summary : str
-        One line.
-    options : tuple of Option
-        Its parameters, positional ones in their order on the command line.
-    example : str
-        A command as a user would write it.
-    module : str
-        Its home in `engine/`, where that has another name.
-    """
-
-    name: str
-    summary: str
-    options: tuple[Option, ...]
-    example: str
-    module: str = ""
-
-    @property
-    def command(self) -> str:
-        """Its spelling on the command line."""
-        return self.name.replace("_", "-")
-
-    def load(self) -> Callable[..., Plan[Any]]:
-        """Return the function, loading what it needs."""
-        module = importlib.import_module(f"..engine.{self.module or self.name}", __package__)
-        function: Callable[..., Plan[Any]] = getattr(module, self.name)
-        return function
-
-
-def _store(help: str = "sky store") -> Option:
-    return Option("store", "path", help, required=True, positional=True)
-
-
-_OVERWRITE = Option("overwrite", "switch", "replace what another run made", default=False)
 _OUT = Option("out", "path", "store to write into; default is the store itself")
 
 VERBS = (
@@ -263,6 +217,7 @@ VERBS = (
         ),
         "skymill degrade fine.zarr coarse.zarr --nside 256 --policy 0.5",
     ),
+    *SPHERE,
     Verb(
         "export",
         "write maps into a HEALPix FITS file",

@@ -23,7 +23,8 @@ MODULES = ["skymill"] + [
     for path in sorted((ROOT / layer).glob("*.py"))
 ]
 PUBLIC = [name for name in sm.__all__ if name not in ("models", "errors", "__version__")]
-VERBS = [name for name in PUBLIC if sm._HOMES[name].startswith("engine.") and name not in ("Plan", "Worker", "connect")]
+NO_VERBS = ("Bins", "Plan", "Worker", "connect")
+VERBS = [name for name in PUBLIC if sm._HOMES[name].startswith("engine.") and name not in NO_VERBS]
 
 
 def sections(text: str) -> dict[str, str]:

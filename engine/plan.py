@@ -53,6 +53,8 @@ class Plan[R]:
         All of them; the rest hold nothing and cost nothing.
     read_bytes, write_bytes : int
         Uncompressed.
+    seconds : float
+        Wall time that the run will take, where the verb can tell; 0 where not.
     memory : mapping of str to int
         Bytes a task needs, by part.
     reserved : int
@@ -84,6 +86,7 @@ class Plan[R]:
     n_tiles: int = 0
     read_bytes: int = 0
     write_bytes: int = 0
+    seconds: float = 0.0
     memory: Mapping[str, int] = field(default_factory=dict)
     reserved: int = RESERVED_BYTES
     alternatives: Callable[[], Sequence[tuple[str, int]]] | None = None
@@ -116,6 +119,8 @@ class Plan[R]:
             f"  worker  {self.worker.processes} x {self.worker.threads} threads on {self.worker.device}, "
             f"{format_bytes(self.process_memory())} of {format_bytes(self.worker.memory)}"
         )
+        if self.seconds:
+            lines.append(f"  time    about {_duration(self.seconds)}")
         lines += [f"  {note}" for note in self.notes]
         return "\n".join(lines)
 
@@ -198,6 +203,20 @@ class Plan[R]:
         if self.lazily is None:
             raise InputError(f"{self.verb} does not make maps that can be had lazily; use .run().")
         return self.lazily()
+
+
+def _duration(seconds: float) -> str:
+    """Return a time for people, to the two digits that an estimate has.
+
+    Examples
+    --------
+    >>> [_duration(seconds) for seconds in (0.04, 17.3, 812.0, 7300.0)]
+    ['0.04 s', '17 s', '14 min', '2 h']
+    """
+    for unit, size in (("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.2g} {unit}"
+    return f"{seconds:.2g} s"
 
 
 __all__ = ["Plan", "Run", "RunReport", "Worker"]

@@ -242,6 +242,7 @@ def spectra(
             worker=worker,
             read_bytes=analysis.read_bytes(),
             write_bytes=analysis.scratch_bytes(),
+            seconds=analysis.cost().wall(worker),
             memory=analysis.memory(),
             notes=_notes(analysis) + ([] if bars is None else [bars.note()]),
             refit=plan_for,

@@ -17,6 +17,7 @@ from .spectra_request import Request, weight_label
 from .spectrum_estimator import WeightPair
 from .stages import Stages, band_order
 from .transform import BlockTask, MomentsTask, sum_spectra
+from .transform_cost import Cost
 
 type Floats = NDArray[np.float64]
 
@@ -98,6 +99,23 @@ class Analysis:
         """Return the bytes of scratch space that are taken at once, at most."""
         fields, masks = len(self.request.places), len(self.mask_places)
         return max(self.layout.scratch_bytes(fields) * (2 if self.rounds else 1), self.mask_layout.scratch_bytes(masks))
+
+    def cost(self) -> Cost:
+        """Return what all stages cost."""
+        fields, masks = len(self.request.places), len(self.mask_places)
+        weights = len({place for place in self.request.weights.values() if place is not None})
+        cost = Cost()
+        if self.remove is not None:
+            cost.gather(self.layout, fields + weights)
+        for layout, maps, reads in ((self.layout, fields, fields + weights), (self.mask_layout, masks, masks)):
+            if not maps:
+                continue
+            cost.gather(layout, reads).rows(layout, maps, write=True).legendre(layout, maps, read=True)
+            for _ in range(self.rounds):
+                cost.legendre(layout, maps, read=True, write=True).gather(layout, reads)
+                cost.rows(layout, maps, read=True).rows(layout, maps, write=True)
+        cost.products(self.layout, len(self.request.needed))
+        return cost.products(self.mask_layout, len(self.request.weight_pairs))
 
     def read_bytes(self) -> int:
         """Return the bytes of maps that are read."""

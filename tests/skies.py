@@ -34,6 +34,18 @@ def make_sky(path: Path | str, nside: int = 32, names: tuple[str, ...] = BANDS, 
     return where
 
 
+def write_map(path: Path | str, nside: int, ring: NDArray[Any], name: str = "a", **about: Any) -> str:
+    """Write a map given in RING order into a store, made if it is not there; return the store's address."""
+    where = str(path)
+    stores.create(where, nside, frame="galactic")
+    stores.create_maps(where, [MapInfo(name, **{"quantity": "intensity", "unit": "K", **about})])
+    grid = stores.tiling_of(where)
+    for tile in range(grid.n_tiles):
+        values = np.asarray(ring)[grid.to_ring(grid.pixels(tile))]
+        stores.write_tile(where, name, tile, values.astype(about.get("dtype", "float32")))
+    return where
+
+
 def content(path: Path | str, *names: str) -> dict[str, str]:
     """Return a digest of every data file of some maps of a local store: equal bytes, equal digests."""
     root = Path(path)

@@ -1,0 +1,122 @@
+"""How long a transform will take: the measured cost of every stage against nside and lmax, scaled to this machine.
+
+The constants are seconds of one thread of the machine of `tests/benchmarks/results`; a probe of a few milliseconds
+tells how much faster or slower the present one is.  `make bench` holds announced times to measured ones.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from dataclasses import dataclass, field
+
+import ducc0
+import numpy as np
+
+from .rings import Layout, rings_of
+from .worker import Worker
+
+# Seconds of a thread: a pixel gathered (chunks that are read twice count twice), or cut into pieces of tiles.
+_GATHER = 11e-9
+_SCATTER = 4e-9
+_PUT_TOGETHER = 12e-9
+# Along the rows: a pixel at each doubling of their length, and a coefficient.
+_ROWS_PIXEL = 0.45e-9
+_ROWS_COEFFICIENT = 4e-9
+# A byte of scratch space, written with its digest, and read with it.
+_WRITE = 1.3e-9
+_READ = 0.6e-9
+# Legendre transforms: by interpolation in theta, and ring by ring.
+_CUBE, _SQUARE, _RING_ORDER = 3.4e-11, 6.7e-8, 4e-9
+_RINGS = 1.25e-10
+_DOUBLE = 1.15  # times, where a_lm are in double precision
+# A product of two a_lm summed up.
+_PRODUCT = 5e-9
+# What a run takes before and after, and a step beside its work.
+_START, _STEP = 0.15, 0.003
+# The probe on the reference machine.
+_PROBE = 2.1e-3
+
+
+@dataclass
+class Cost:
+    """Seconds of a thread by stage, summed up as stages are added.
+
+    Parameters
+    ----------
+    seconds : dict
+        By what is done.
+    steps : int
+        Tasks.
+    """
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    steps: int = 0
+
+    def _add(self, what: str, seconds: float) -> None:
+        self.seconds[what] = self.seconds.get(what, 0.0) + seconds
+
+    def gather(self, layout: Layout, reads: int) -> Cost:
+        """Add the pixels of all bands, read from so many maps and weights."""
+        twice = 1 + math.isqrt(layout.tiling.chunk_npix) / layout.height
+        self._add("gather", _GATHER * twice * reads * layout.tiling.npix)
+        self.steps += layout.n_bands
+        return self
+
+    def rows(self, layout: Layout, fields: int, *, read: bool = False, write: bool = False) -> Cost:
+        """Add transforms along all rows, their coefficients read from, or written to, scratch space."""
+        doublings = math.log2(4 * layout.tiling.nside)
+        size = layout.scratch_bytes(1)
+        pixels = _ROWS_PIXEL * doublings * layout.tiling.npix
+        self._add("rows", fields * (pixels + _ROWS_COEFFICIENT * layout.n_rows * (layout.lmax + 1)))
+        self._add("scratch", fields * size * (read * _READ + write * _WRITE))
+        return self
+
+    def legendre(self, layout: Layout, fields: int, *, read: bool = False, write: bool = False) -> Cost:
+        """Add Legendre transforms of all orders, in either direction."""
+        lmax, nside = layout.lmax + 1, layout.tiling.nside
+        if layout.interpolated:
+            # Interpolation pays only where there are more rings than multipoles.
+            seconds = min(_CUBE * lmax**3, _RINGS * nside * lmax**2) + _SQUARE * lmax**2 + _RING_ORDER * nside * lmax
+        else:
+            seconds = _RINGS * nside * lmax**2
+        if layout.harmonic.itemsize == 16:
+            seconds *= _DOUBLE
+        self._add("legendre", fields * seconds)
+        self._add("scratch", fields * layout.scratch_bytes(1) * (read * _READ + write * _WRITE))
+        self.steps += layout.n_blocks
+        return self
+
+    def products(self, layout: Layout, pairs: int) -> Cost:
+        """Add the products of a_lm for some spectra."""
+        self._add("spectra", _PRODUCT * pairs * (layout.lmax + 1) ** 2 / 2)
+        return self
+
+    def tiles(self, layout: Layout, maps: int) -> Cost:
+        """Add maps cut from bands and put together as tiles of a store."""
+        self._add("tiles", (_SCATTER + _PUT_TOGETHER + 8 * _WRITE) * maps * layout.tiling.npix)
+        self.steps += layout.n_bands + layout.tiling.n_tiles
+        return self
+
+    def wall(self, worker: Worker) -> float:
+        """Return the wall time in seconds on so many threads and processes."""
+        threads = worker.threads * worker.processes
+        return _START + slowness() * (sum(self.seconds.values()) + _STEP * self.steps) / threads
+
+
+@functools.cache
+def slowness() -> float:
+    """Return how many times longer this machine takes for a small transform than the reference machine."""
+    nside, lmax, orders = 256, 512, 24
+    theta = rings_of(nside).theta
+    rings = np.ones((1, theta.size, orders), dtype=np.complex64)
+    begins = np.arange(orders, dtype=np.uint64) * np.uint64(lmax + 1)
+    best = math.inf
+    for _ in range(4):
+        began = time.perf_counter()
+        ducc0.sht.leg2alm(
+            leg=rings, lmax=lmax, theta=theta, mval=np.arange(orders, dtype=np.uint64), mstart=begins, nthreads=1
+        )
+        best = min(best, time.perf_counter() - began)
+    return best / _PROBE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 
@@ -40,7 +41,8 @@ def folder(tmp_path_factory):
 
 
 def ours(sky, lmax, threads, found="float(r['cl'][0, 10])"):
-    work = f"r = sm.spectra({sky!r}, [('i160', 'i160')], lmax={lmax}, weights='pixel', threads={threads}).run(progress=False)"
+    options = f"lmax={lmax}, weights='pixel', threads={threads}"
+    work = f"r = sm.spectra({sky!r}, [('i160', 'i160')], {options}).run(progress=False)"
     return in_fresh_processes(work, setup="import skymill as sm, xarray\nsm.spectra", found=found, repeats=REPEATS)
 
 

@@ -111,7 +111,9 @@ class Layout:
     def lower(self) -> Layout | None:
         """Return the same with bands of half the height, which needs less memory, or None at the lowest."""
         side = math.isqrt(self.tiling.chunk_npix)
-        return replace(self, height=self.height // 2) if self.height // 2 >= min(side, 16) else None
+        # The first band has one row less than the others, and no band may be empty.
+        lowest = max(2, min(side, 16))
+        return replace(self, height=self.height // 2) if self.height // 2 >= lowest else None
 
     @property
     def real(self) -> np.dtype[np.floating]:

@@ -75,7 +75,7 @@ def test_each_kind_keeps_objects_and_notes(scratch):
     scratch.remove()
     assert scratch.noted(done_key("a", ALL)) is None
     scratch.remove()  # nothing there is no fault
-    with pytest.raises(errors.FormatError, match="ab/x/0 in the .* Run the same command again"):
+    with pytest.raises(errors.FormatError, match=r"ab/x/0 in the .* Run the same command again"):
         scratch.read("ab/x/0", 0, 1, DOUBLE)
 
 
@@ -145,9 +145,14 @@ def test_damage_anywhere_is_noticed_and_mended(tmp_path, damage, place):
     for number in (3, 4, ALL):
         scratch.note(done_key("a", number), {})
     damage(Path(tmp_path, "a/x/4"), place)
-    with pytest.raises(errors.FormatError, match=r"a/x/4 .* Run the same command again"):
-        for part in (0, 1):
+    said = []
+    for part in (0, 1):
+        try:
             scratch.read("a/x/4", part, 2, DOUBLE)
+        except errors.FormatError as error:
+            said.append(str(error))
+    assert said
+    assert all("Run the same command again" in words for words in said)
     # Step and stage count as not done, the other steps do.
     assert scratch.noted(done_key("a", 4)) is None
     assert scratch.noted(done_key("a", ALL)) is None

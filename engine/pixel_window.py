@@ -91,8 +91,8 @@ def pixel_window(nside: int, lmax: int) -> Floats:
 
     Notes
     -----
-    Gorski et al. 2005, ApJ 622, 759, sections 5 (the grid) and the HEALPix Primer, "Pixel window functions" (the
-    mean over pixels).
+    Gorski et al. 2005, ApJ 622, 759 (the grid); Calabretta & Roukema 2007, MNRAS 381, 865 (its equal-area plane); and
+    the mean over pixels as in the documentation of HEALPix.
 
     Examples
     --------

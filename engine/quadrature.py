@@ -74,7 +74,7 @@ def ring_weights(nside: int, lmax: int | None = None) -> Floats:
 
     Notes
     -----
-    Gorski et al. 2005, ApJ 622, 759, section 5 ("quadrature weights").  The norm here weighs rows by their pixels,
+    Gorski et al. 2005, ApJ 622, 759, describe quadrature weights by row.  The norm here weighs rows by their pixels,
     which adds least to white noise; healpy's tables have the least sum over rows of (pixels x correction)^2 and go to
     about 3.3 nside.
 

@@ -285,14 +285,15 @@ def realisation_memory(nside: int, lmax: int, maps: int, masks: int, precision: 
 
     Examples
     --------
-    >>> sum(realisation_memory(2048, 4096, maps=2, masks=1).values()) / 1e9
-    1.006919688
+    >>> f"{sum(realisation_memory(2048, 4096, maps=2, masks=1).values()) / 1e9:.2f} GB"
+    '1.01 GB'
     """
     real = 4 if precision == "single" else 8
     coefficients = 2 * real * (lmax + 1) * (lmax + 2) // 2
     return {
         "coefficients": (2 * maps + 1) * coefficients,
         "rings": 2 * real * (4 * nside - 1) * (lmax + 1),
+        "spectra": 100 * (lmax + 1) * maps**2,
         "map": real * 12 * nside**2,
         "masks": 4 * 12 * nside**2 * masks,
     }

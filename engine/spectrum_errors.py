@@ -52,6 +52,10 @@ def knox_error(cl_xy: ArrayLike, cl_xx: ArrayLike, cl_yy: ArrayLike, modes: Arra
     variance is 2 C^2 / (f_sky N_b).  It takes bins to be independent and the noise to be the same all over the mask.
     Where a noisy estimate makes the variance negative the error is NaN.
 
+    It is the least error that so many modes allow.  Decoupled bins behind an apodised mask scatter more, measured: 4 %
+    for bins of 16 multipoles and 6 % for bins of 8 with 54 % of the sky, where multipoles weigh by their modes; where
+    they weigh evenly, up to 20 % more in the first bin.  Realisations tell by how much (`realisations.py`).
+
     Parameters
     ----------
     cl_xy : array_like

@@ -31,7 +31,7 @@ from skymill.engine.realisations import (
 )
 from skymill.engine.spectrum_errors import knox_error
 from skymill.engine.spectrum_estimator import Estimator, SpectrumMap
-from skymill.engine.worker import Worker
+from skymill.engine.worker import Worker, forget_peak_memory, peak_memory, resident_memory
 
 NSIDE, LMAX = 16, 32
 ELL = np.arange(LMAX + 1.0)
@@ -262,6 +262,18 @@ def test_memory_grows_with_all_that_needs_it() -> None:
         assert sum(realisation_memory(*larger).values()) > small
     task = Realisation.of(PAIRS, FIDUCIAL, full_sky(), nside=NSIDE)
     assert task.memory() == realisation_memory(NSIDE, LMAX, 2, 0)
+
+
+def test_a_realisation_takes_the_memory_that_it_says() -> None:
+    nside, lmax = 512, 1024
+    cl = 1 / (np.arange(lmax + 1.0) + 10)
+    estimator = Estimator({"a": SpectrumMap(), "b": SpectrumMap()}, lmax)
+    task = Realisation.of(PAIRS, {("a", "a"): cl, ("b", "b"): cl}, estimator, nside=nside)
+    Realisation.of(PAIRS, FIDUCIAL, full_sky(), nside=NSIDE)(0)
+    forget_peak_memory()
+    before = resident_memory()
+    task(0)
+    assert peak_memory() - before <= 1.05 * sum(task.memory().values())
 
 
 def test_a_realisation_that_keeps_failing_ends_the_run(weight: WeightMap, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .binning import Bins
-from .legendre import ROWS, HalfNodes, SumsByParity, half_nodes, in_order, legendre_rows, project
+from .legendre import ROWS, HalfNodes, SumsByParity, half_nodes, in_order, legendre_rows, product_over_nodes, project
 from .moments import Floats
 
 _WINDOW_ROWS = 256  # multipoles at a time where every bin meets every multipole: wide enough for a matrix product
@@ -30,8 +30,8 @@ def integrated(
         north, south = sums.hemispheres()
         for table in (north, south):
             table[:n] *= nodes.weight / 2 * table[2 * n]
-        matrix = north[:n] @ north[n : 2 * n].T
-        matrix += south[:n] @ south[n : 2 * n].T
+        matrix = product_over_nodes(north[:n], north[n : 2 * n])
+        matrix += product_over_nodes(south[:n], south[n : 2 * n])
         if not window:
             return matrix, None
         coupled = np.empty((n, lmax + 1))

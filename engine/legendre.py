@@ -18,10 +18,11 @@ from .moments import Floats
 from .worker import available_cores
 
 ROWS = 32  # multipoles a step: with a block of nodes, 1 MB, which a core's cache holds
-_NODES_A_BLOCK = (256, 4096)
+_NODES_A_BLOCK = (1024, 4096)  # fewer cost more in calls than in numbers
 _BLOCKS = 8  # at least so many where nodes suffice: work for that many threads
 _BYTES_A_SUM = 1 << 24
-_SMALL_PRODUCT = 1 << 18  # multiplications
+_SMALL_PRODUCT = 1 << 18  # multiplications; beyond this BLAS wakes threads of its own
+_TILE = 64  # its cube is that number
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +49,8 @@ class HalfNodes:
             How many sums over multipoles are kept for each node: memory bounds the block.
         """
         least, most = _NODES_A_BLOCK
-        size = min(most, max(least, -(-self.theta.size // _BLOCKS)), max(64, _BYTES_A_SUM // (8 * n_sums)))
+        size = min(most, max(least, self.theta.size // _BLOCKS), max(64, _BYTES_A_SUM // (8 * n_sums)))
+        size = -(-self.theta.size // -(-self.theta.size // size))  # all blocks alike
         return [
             HalfNodes(self.theta[first : first + size], self.weight[first : first + size])
             for first in range(0, self.theta.size, size)
@@ -191,6 +193,37 @@ def _small_product(left: Floats, right: Floats) -> Floats:
     product = np.empty((rows, right.shape[1]))
     for first in range(0, right.shape[1], width):
         np.matmul(left, right[:, first : first + width], out=product[:, first : first + width])
+    return product
+
+
+def product_over_nodes(left: Floats, right: Floats) -> Floats:
+    """Return the sums over nodes of products of rows, in tiles that BLAS does not split over threads.
+
+    However many threads it has been given, every number is then summed in the same order; and ours are at work already.
+
+    Parameters
+    ----------
+    left : (row, node) float64
+    right : (column, node) float64
+
+    Returns
+    -------
+    (row, column) float64
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> product_over_nodes(np.eye(2), np.array([[1.0, 2.0], [3.0, 4.0]]))
+    array([[1., 3.],
+           [2., 4.]])
+    """
+    product = np.zeros((len(left), len(right)))
+    for row in range(0, len(left), _TILE):
+        for column in range(0, len(right), _TILE):
+            tile = product[row : row + _TILE, column : column + _TILE]
+            for node in range(0, left.shape[1], _TILE):
+                some = slice(node, node + _TILE)
+                tile += left[row : row + _TILE, some] @ right[column : column + _TILE, some].T
     return product
 
 

@@ -175,7 +175,7 @@ def test_folders_stay_flat() -> None:
 def test_tests_mirror_the_folders() -> None:
     folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir()} - NOT_OURS
     assert set(LAYERS) <= folders
-    assert folders <= {*LAYERS, "benchmarks", "science", "faults", "data"}
+    assert folders <= {*LAYERS, "benchmarks", "science", "faults", "data", "references"}
 
 
 def folders_of_the_tree() -> set[str]:

@@ -18,7 +18,8 @@ Names in the file: `<quantity>_<pair>_<case>` with pair "aa" or "ab" and case "p
 (three iterations, for the masks too); quantities `pseudo` (ell,), `mask` (ell,), `matrix` (bin, bin), `bandpower`
 (bin,) and `window` (bin, ell); a `beam_` before the last three: corrected for the beam of both maps.  The matrix is
 NaMaster's of all multipoles, to which it does not apply beams, binned here.
-`seconds` is wall and CPU time of NaMaster's workspace at lmax 2048, `seconds_note` says how it was measured.
+`seconds` is wall and CPU time of NaMaster's workspace at lmax 2048 and how many cores it had; `seconds_note` says it in
+words.
 """
 
 from __future__ import annotations
@@ -148,10 +149,13 @@ def main() -> None:
     found = results()
     found["version"] = np.array(pymaster.__version__)
     if "--time" in sys.argv:
-        found["seconds"] = np.array(seconds())
-        cores = len(os.sched_getaffinity(0))
+        cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
+        found["seconds"] = np.array([*seconds(), cores])
         found["seconds_note"] = np.array(
-            f"pymaster {pymaster.__version__}, workspace from fields, nside 1024, lmax 2048, bins of 16, {cores} cores"
+            f"pymaster {pymaster.__version__}, workspace from fields, nside 1024, lmax 2048, bins of 16, "
+            + "{} cores, load average before {:.1f}: {:.1f} s wall, {:.1f} s CPU".format(
+                cores, load, *found["seconds"][:2]
+            )
         )
     elif FILE.exists():
         with np.load(FILE) as before:

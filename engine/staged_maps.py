@@ -6,7 +6,6 @@ Does not cover: which stages (`synthesize.py`, `smooth.py`); ledger, shards and 
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..chunking import objects
-from ..chunking.errors import FormatError, RunError
+from ..chunking.errors import FormatError, InputError, RunError
 from .gather import from_ring_order, squares_in
 from .ledger import identity_of
 from .mapping import Kernel
@@ -137,6 +135,8 @@ class StagedMaps:
         Lines of the plan.
     alternatives : callable, optional
         See `Plan`.
+    before : callable, optional
+        Done first, before anything is written: makes the store, or says that none can be there.
     """
 
     verb: str
@@ -151,6 +151,7 @@ class StagedMaps:
     transpose: str
     notes: Sequence[str] = ()
     alternatives: Callable[[], Sequence[tuple[str, int]]] | None = None
+    before: Callable[[], object] | None = None
 
     def plan(self, worker: Worker) -> Plan[RunReport]:
         """Return the plan for a worker, with the highest bands that fit into its memory."""
@@ -198,17 +199,29 @@ class StagedMaps:
     def _execute(self, run: Run, plan: Plan[RunReport], layout: Layout) -> RunReport:
         from .. import __version__
 
+        if self.before is not None:
+            self.before()
         identity = identity_of({**self.facts, "target": self.target, "skymill": __version__})
-        space = scratch_for(self.target, identity, run, self.scratch, self.transpose)
+
+        def space_for(needed: int) -> Scratch:
+            process = plan.process_memory(run.worker)
+            return scratch_for(self.target, identity, run, self.scratch, self.transpose, needed=needed, process=process)
+
         staged = RunReport(self.verb, self.target)
         with accounted(staged, plan, run):
             report = self._verified(run)
             if report is None:
+                space = space_for(self.scratch_bytes(layout))
                 _make_sure_of(space, layout)
-                kernel = self.make(Stages(space, run, staged), layout)
-                report = self.tiles(kernel, run.worker).execute(run)
+                try:
+                    kernel = self.make(Stages(space, run, staged), layout)
+                    report = self.tiles(kernel, run.worker).execute(run)
+                except InputError:
+                    space.remove()  # nothing there is of use to a run with better input
+                    raise
+            else:
+                space = space_for(0)  # a run that was killed while it cleaned up may have left something
         space.remove()
-        _remove_if_empty(f"{self.target}.scratch")
         return _together(staged, report)
 
     def _verified(self, run: Run) -> RunReport | None:
@@ -231,12 +244,6 @@ def _make_sure_of(space: Scratch, layout: Layout) -> None:
     if known is not None and known["height"] != layout.height:
         space.remove()
     space.note(key, {"height": layout.height})
-
-
-def _remove_if_empty(folder: str) -> None:
-    if objects.is_local(folder):
-        with contextlib.suppress(OSError):
-            os.rmdir(folder)
 
 
 def _together(staged: RunReport, writing: RunReport) -> RunReport:

@@ -208,6 +208,7 @@ def synthesize(
         scratch_fields=len(names),
         scratch=scratch,
         transpose=transpose,
+        before=creation(target, tiling, frame),
         notes=[f"maps    {', '.join(names)} of nside {tiling.nside}, seed {seed}"],
     )
     return maps.plan(Worker.here(threads, parse_bytes(memory)))

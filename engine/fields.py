@@ -97,16 +97,23 @@ def read_band(
     return weights, values_of
 
 
-def moments(weights: Mapping[Place, NDArray[Any]], band_pixels: int) -> dict[str, list[float]]:
-    """Return, for every two weights of a band, the sums of their product and of its square, by `moment_key`."""
-    found = {moment_key(None, None): [float(band_pixels), float(band_pixels)]}
+def moments(weights: Mapping[Place, NDArray[Any]], layout: Layout, band: int) -> dict[str, list[list[float]]]:
+    """Return, for every two weights of a band, sums of their product and of its square, by `moment_key`.
+
+    Each is a list of such sums, one for each of the pieces of the band, which are the same in bands of any height.
+    """
     places = sorted(weights)
-    for number, one in enumerate(places):
-        first = weights[one].astype(np.float64)
-        found[moment_key(None, one)] = [float(first.sum()), float(first @ first)]
-        for other in places[number:]:
-            product = first * weights[other]
-            found[moment_key(one, other)] = [float(product.sum()), float(product @ product)]
+    found: dict[str, list[list[float]]] = {}
+    for part in _pixels_of(layout, band, layout.pieces(band)):
+        sums = {moment_key(None, None): [float(part.stop - part.start)] * 2}
+        for number, one in enumerate(places):
+            first = weights[one][part].astype(np.float64)
+            sums[moment_key(None, one)] = [float(first.sum()), float((first * first).sum())]
+            for other in places[number:]:
+                product = first * weights[other][part]
+                sums[moment_key(one, other)] = [float(product.sum()), float((product * product).sum())]
+        for key, both in sums.items():
+            found.setdefault(key, []).append(both)
     return found
 
 
@@ -129,7 +136,7 @@ def with_moments_removed(
     removal : {"monopole", "dipole"}
         What is taken off.
     sums : mapping
-        By label, what `removal_sums` found, summed over the bands.
+        By label, what `removal_sums` found, summed over all pieces.
     """
     result = []
     for field in fields:
@@ -143,8 +150,12 @@ def with_moments_removed(
     return tuple(result)
 
 
-def removal_sums(values: NDArray[Any], weight: NDArray[Any] | None, layout: Layout, band: int) -> NDArray[np.float64]:
-    """Return the sums that fit 1, x, y, z to weighted values, (4, 5) float64: the normal matrix, and the right side.
+def removal_sums(
+    values: NDArray[Any], weight: NDArray[Any] | None, layout: Layout, band: int
+) -> list[NDArray[np.float64]]:
+    """Return the sums that fit 1, x, y, z to weighted values: normal matrix and right side, (4, 5) float64 each.
+
+    One for each of the pieces of the band, which are the same in bands of any height.
 
     Parameters
     ----------
@@ -152,34 +163,38 @@ def removal_sums(values: NDArray[Any], weight: NDArray[Any] | None, layout: Layo
         (pixel,) of a band, times their weight.
     weight : ndarray, optional
         (pixel,); None for 1.
+    layout : Layout
+        The bands.
+    band : int
+        Which one.
     """
-    table = np.zeros((4, 5))
-    for row, part in _rows(layout, band):
-        shape = _first_harmonics(layout, row)
-        share = np.ones(shape.shape[1]) if weight is None else weight[part].astype(np.float64)
-        table[:, :4] += (shape * share) @ shape.T
-        table[:, 4] += shape @ values[part].astype(np.float64)
-    return table
+    tables = []
+    for first, stop in layout.pieces(band):
+        table = np.zeros((4, 5))
+        rows = range(first, stop)
+        for row, part in zip(rows, _pixels_of(layout, band, [(row, row + 1) for row in rows]), strict=True):
+            shape = _first_harmonics(layout, row)
+            share = np.ones(shape.shape[1]) if weight is None else weight[part].astype(np.float64)
+            table[:, :4] += (shape * share) @ shape.T
+            table[:, 4] += shape @ values[part].astype(np.float64)
+        tables.append(table)
+    return tables
 
 
 def _take_off(values: NDArray[Any], removed: Sequence[float], layout: Layout, band: int) -> None:
     if len(removed) == 1:
         values -= values.dtype.type(removed[0])
         return
-    for row, part in _rows(layout, band):
+    rows = range(*layout.rows(band))
+    for row, part in zip(rows, _pixels_of(layout, band, [(row, row + 1) for row in rows]), strict=True):
         values[part] -= np.asarray(removed) @ _first_harmonics(layout, row)
 
 
-def _rows(layout: Layout, band: int) -> list[tuple[int, slice]]:
-    """Return the rows of a band, each with its place in it."""
-    first, stop = layout.rows(band)
-    start = int(layout.rings.start[first])
-    begins = layout.rings.start[first:stop].astype(np.int64) - start
-    lengths = layout.rings.nphi[first:stop].astype(np.int64)
-    return [
-        (row, slice(begin, begin + length))
-        for row, begin, length in zip(range(first, stop), begins.tolist(), lengths.tolist(), strict=True)
-    ]
+def _pixels_of(layout: Layout, band: int, rows: Sequence[tuple[int, int]]) -> list[slice]:
+    """Return the places in a band of the pixels of some of its rows, each from a first row to the one after."""
+    begin = layout.pixels(band)[0]
+    start = np.append(layout.rings.start.astype(np.int64), layout.tiling.npix) - begin
+    return [slice(int(start[first]), int(start[stop])) for first, stop in rows]
 
 
 def _first_harmonics(layout: Layout, row: int) -> NDArray[np.float64]:

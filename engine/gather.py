@@ -41,7 +41,7 @@ def _cap_row(ring: NDArray[np.int64]) -> NDArray[np.int64]:
     row = ((np.sqrt(np.maximum(1.0 + 2.0 * ring, 1.0)) - 1.0) / 2.0).astype(np.int64)
     row -= 2 * row * (row + 1) > ring
     row += 2 * (row + 1) * (row + 2) <= ring
-    return row
+    return np.asarray(row, dtype=np.int64)
 
 
 def squares_in(nside: int, square_nside: int, rows: tuple[int, int]) -> NDArray[np.int64]:

@@ -8,6 +8,7 @@ block (`transform.py`); nothing in it ever holds a whole map or a whole set of a
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -110,10 +111,13 @@ class Layout:
 
     def lower(self) -> Layout | None:
         """Return the same with bands of half the height, which needs less memory, or None at the lowest."""
-        side = math.isqrt(self.tiling.chunk_npix)
-        # The first band has one row less than the others, and no band may be empty.
-        lowest = max(2, min(side, 16))
-        return replace(self, height=self.height // 2) if self.height // 2 >= lowest else None
+        return replace(self, height=self.height // 2) if self.height // 2 >= self.lowest else None
+
+    @property
+    def lowest(self) -> int:
+        """Rows of the lowest band; the height of any other is a multiple of it."""
+        # Below a quarter of a chunk every chunk would be read eight times and more.
+        return max(16, math.isqrt(self.tiling.chunk_npix) // 4)
 
     @property
     def real(self) -> np.dtype[np.floating]:
@@ -165,6 +169,12 @@ class Layout:
         first, stop = self.rows(band)
         start = self.rings.start
         return int(start[first]), int(start[stop]) if stop < self.n_rows else self.tiling.npix
+
+    def pieces(self, band: int) -> list[tuple[int, int]]:
+        """Return the rows of a band cut into lowest bands: sums over these are the same in bands of any height."""
+        first, stop = self.rows(band)
+        cuts = [first, *range(band * self.height + self.lowest - 1, stop, self.lowest), stop]
+        return list(itertools.pairwise(cuts))
 
     def orders(self, block: int) -> tuple[int, int]:
         """Return the first order of a block and the first one after it."""
@@ -219,4 +229,5 @@ class Layout:
 
 def largest_task(*tasks: Mapping[str, int]) -> dict[str, int]:
     """Return the parts of the most demanding of some tasks."""
-    return dict(max(tasks, key=lambda parts: sum(parts.values())))
+    largest: Mapping[str, int] = max(tasks, key=lambda parts: sum(parts.values()))
+    return dict(largest)

@@ -255,7 +255,15 @@ def spectra(
         if finished is not None:
             return finished
         bands = {"heights": [analysis.layout.height, analysis.mask_layout.height]}
-        space = scratch_for(where, identity_of(facts | bands), run, scratch, transpose, needed=analysis.scratch_bytes())
+        space = scratch_for(
+            where,
+            identity_of(facts | bands),
+            run,
+            scratch,
+            transpose,
+            needed=analysis.scratch_bytes(),
+            process=plan.process_memory(run.worker),
+        )
         report = RunReport("spectra", plan.target)
         with accounted(report, plan, run):
             found = measure(analysis, Stages(space, run, report))

@@ -132,7 +132,10 @@ class Analysis:
         if self.remove is not None:
             step = MomentsTask(layout, stages.scratch, "moments", fields)
             found = stages.go(step, band_order(layout), "monopoles")
-            sums = {field.label: np.sum([facts["sums"][field.label] for facts in found], axis=0) for field in fields}
+            sums = {
+                field.label: np.sum([table for facts in found for table in facts["sums"][field.label]], axis=0)
+                for field in fields
+            }
             fields = with_moments_removed(fields, layout, self.remove, sums)
         rings, start, noted = stages.analyse(
             layout, fields, ring_weights=self.weights != "pixel", iterations=self.rounds, check=self.check_bands
@@ -164,7 +167,8 @@ class Analysis:
         for a, b in self.request.needed:
             one, other = self.request.weights[a], self.request.weights[b]
             key = moment_key(one, other)
-            both = [math.fsum(facts["moments"][key][which] for facts in noted) / npix for which in (0, 1)]
+            pieces = [sums for facts in noted for sums in facts["moments"][key]]
+            both = [math.fsum(sums[which] for sums in pieces) / npix for which in (0, 1)]
             known[weight_label(one), weight_label(other)] = (both[0], both[1])
             if not both[0] > 0:
                 masks = " and ".join(dict.fromkeys(repr(place[1]) for place in (one, other) if place is not None))

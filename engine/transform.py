@@ -132,14 +132,14 @@ class MomentsTask(Step):
     fields: tuple[Field, ...] = ()
 
     def work(self, number: int, watch: Stopwatch) -> dict[str, Any]:
-        """Return, by label, the rows of `fields.removal_sums`."""
+        """Return, by label, the tables of `fields.removal_sums`."""
         weights, values_of = read_band(self.fields, self.layout, number)
         found = {}
         for each in self.fields:
             values, _ = values_of(each)
             watch.lap("gather")
             weight = None if each.weight is None else weights[each.weight]
-            found[each.label] = removal_sums(values, weight, self.layout, number).tolist()
+            found[each.label] = [table.tolist() for table in removal_sums(values, weight, self.layout, number)]
             watch.lap("fit")
         return {"sums": found}
 
@@ -191,8 +191,7 @@ class BandTask(Step):
             self.scratch.write(f"{self.stage}/{each.label}/{number}", parts)
             del rings
             watch.lap("write")
-        first, stop = layout.pixels(number)
-        return {"missing": missing, "moments": moments(weights, stop - first)}
+        return {"missing": missing, "moments": moments(weights, layout, number)}
 
 
 @dataclass(frozen=True)

@@ -190,9 +190,8 @@ def test_accuracy_of_quadratures(folder, nside):
         for weights, iterations in (("pixel", 1), ("ring", 1), ("iterate", 1), ("iterate", 3)):
             plan = sm.spectra(sky, [("a", "a")], lmax=lmax, weights=weights, iterations=iterations, precision="double")
             error = plan.run(progress=False)["cl"].values[0, 2:] / truth[2:] - 1
-            bands = [
-                error[int(a * nside) : int(b * nside) - 2] for a, b in ((0.05, 1), (1, 1.5), (1.5, 1.75), (1.75, 2))
-            ]
+            bounds = [int(share * nside) for share in (0.05, 1, 1.5, 1.75, 2)]
+            bands = [error[first : stop - 2] for first, stop in itertools.pairwise(bounds)]
             name = weights if weights != "iterate" else f"iterate, {iterations}"
             rows.append((f"l^{slope}", name, *(float(np.sqrt(np.mean(band**2))) for band in bands)))
         shutil.rmtree(sky)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..chunking.errors import InputError
 
+if TYPE_CHECKING:
+    from .binning import Bins
+
 type Floats = NDArray[np.float64]
 type MapPair = tuple[str, str]
 
+_ROUNDS = 40  # of fitting the means over bins; spectra as steep as ell^-3 take the most
+_STEEPEST = 4.0  # power of ell that is believed below the first bin
 _TOLERANCE = 1e-7  # of the correlation matrix: what rounding of given spectra may make negative
 
 
@@ -137,13 +143,13 @@ def draw(lmax: int, seed: Sequence[int], precision: str = "double") -> NDArray[n
 
 
 def interpolated_spectra(
-    ell: Floats, measured: Mapping[MapPair, Floats], names: Sequence[str], lmax: int
+    ell: Floats, measured: Mapping[MapPair, Floats], names: Sequence[str], lmax: int, *, bins: Bins | None = None
 ) -> dict[MapPair, Floats]:
-    """Return measured spectra as spectra at every multipole, to draw realisations from.
+    """Return measured spectra as spectra at every multipole, (ell,) float64, to draw realisations from.
 
-    Auto-spectra are interpolated in their logarithm over the bins where they are positive, cross-spectra through the
-    correlation coefficient, which is kept within -1 and 1.  Below the first bin and above the last one they stay as
-    they are there; monopole and dipole are 0.
+    Auto-spectra are power laws from bin to bin, over those where they are positive, so that their means over the bins
+    are what was measured; below the first bin's middle the first power law goes on, above the last one's the spectrum
+    stays.  Cross-spectra follow from the correlation coefficient, kept within -1 and 1.  Monopole and dipole are 0.
 
     Parameters
     ----------
@@ -155,6 +161,8 @@ def interpolated_spectra(
         The maps.
     lmax : int
         Largest multipole.
+    bins : Bins, optional
+        What was averaged over; None where the spectra are values at `ell`.
 
     Raises
     ------
@@ -163,8 +171,8 @@ def interpolated_spectra(
 
     Examples
     --------
-    >>> interpolated_spectra(np.array([2.0, 4.0]), {("a", "a"): np.array([1.0, 4.0])}, ["a"], 4)[("a", "a")].round(12)
-    array([0., 0., 1., 2., 4.])
+    >>> interpolated_spectra(np.array([2.0, 4.0]), {("a", "a"): np.array([4.0, 16.0])}, ["a"], 4)[("a", "a")].round(12)
+    array([ 0.,  0.,  4.,  9., 16.])
     """
     every = np.arange(lmax + 1, dtype=np.float64)
     found: dict[MapPair, Floats] = {}
@@ -176,7 +184,7 @@ def interpolated_spectra(
                 f"the auto-spectrum of {first!r} is positive in no bin, so nothing can be drawn from it; give "
                 "`fiducial`."
             )
-        found[(first, first)] = np.where(every < 2, 0.0, np.exp(np.interp(every, ell[good], np.log(values[good]))))
+        found[(first, first)] = _power_laws(ell, values, good, lmax, bins)
         for second in names[:row]:
             cross = measured.get((first, second), measured.get((second, first)))
             if cross is None:
@@ -188,3 +196,16 @@ def interpolated_spectra(
                 size = np.sqrt(found[(first, first)] * found[(second, second)])
                 found[(first, second)] = np.interp(every, ell[usable], coefficient) * size
     return found
+
+
+def _power_laws(ell: Floats, values: Floats, good: NDArray[np.bool_], lmax: int, bins: Bins | None) -> Floats:
+    x, wanted = np.log(ell[good]), np.log(values[good])
+    every, heights = np.log(np.arange(2, lmax + 1)), wanted.copy()
+    curve = np.zeros(lmax + 1)
+    for _ in range(_ROUNDS if bins is not None else 1):
+        slope = float(np.clip((heights[1] - heights[0]) / (x[1] - x[0]), -_STEEPEST, _STEEPEST)) if x.size > 1 else 0.0
+        curve[2:] = np.exp(np.interp(every, x, heights) + slope * np.minimum(every - x[0], 0.0))
+        if bins is not None:
+            # The mean of a steep spectrum over a bin is more than its value in the middle.
+            heights += np.clip(wanted - np.log(bins.average(curve)[good]), -1.0, 1.0)
+    return curve

@@ -113,7 +113,7 @@ class Simulated:
         if fiducial is None:
             known = {pair: estimator.spectrum(*pair, pseudo[pair]) for pair in self.request.needed}
             names = tuple(dict.fromkeys(name for pair in self.request.pairs for name in pair))
-            fiducial = interpolated_spectra(estimator.ell, known, names, estimator.lmax)
+            fiducial = interpolated_spectra(estimator.ell, known, names, estimator.lmax, bins=estimator.bins)
         task = self.task(estimator, fiducial)
         kept = None
         if isinstance(scratch, FolderScratch) and objects.is_local(scratch.where):

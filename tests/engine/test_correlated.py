@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from skymill.chunking.errors import InputError
+from skymill.engine.binning import Bins
 from skymill.engine.correlated import draw, factor_spectra, interpolated_spectra, spectra_matrix
 
 
@@ -89,20 +90,30 @@ def test_draws_differ_by_seed_and_precision_only() -> None:
     assert draw(8, (1, 2), "double").dtype == np.complex128
 
 
-def test_interpolation_is_exact_for_power_laws_in_bins_and_keeps_correlations_possible() -> None:
+def test_interpolation_is_exact_for_power_laws_and_keeps_correlations_possible() -> None:
     ell = np.array([3.0, 7.0, 20.0])
-    auto = np.exp(-0.1 * ell)
-    measured = {("a", "a"): auto, ("b", "b"): np.array([4.0, -1.0, 4.0]), ("b", "a"): np.array([9.0, 9.0, 0.0])}
+    every = np.arange(31.0)
+    measured = {("a", "a"): ell**-2.5, ("b", "b"): np.array([4.0, -1.0, 4.0]), ("b", "a"): np.array([9.0, 9.0, 0.0])}
     found = interpolated_spectra(ell, measured, ["a", "b"], 30)
-    every = np.arange(31)
-    np.testing.assert_allclose(found[("a", "a")][3:21], np.exp(-0.1 * every[3:21]), rtol=1e-12)
+    np.testing.assert_allclose(found[("a", "a")][2:21], every[2:21] ** -2.5, rtol=1e-12)
     assert found[("a", "a")][:2].tolist() == [0, 0]
-    assert found[("a", "a")][30] == pytest.approx(auto[-1])
+    assert found[("a", "a")][30] == pytest.approx(20**-2.5)
     np.testing.assert_allclose(found[("b", "b")][2:], 4.0)  # the negative bin does not count
     coefficient = found[("b", "a")][2:] / np.sqrt(found[("a", "a")] * found[("b", "b")])[2:]
     assert coefficient[1] == pytest.approx(1)
     assert coefficient[-1] == 0
     factor_spectra(spectra_matrix(found, ["a", "b"], 30), ["a", "b"])
+
+
+@pytest.mark.parametrize("power", [0.0, -1.0, -3.0, 2.0])
+def test_interpolation_has_the_means_over_the_bins_that_were_measured(power: float) -> None:
+    bins = Bins.linear(60, 8)
+    truth = np.concatenate([[0, 0], np.arange(2, 61.0) ** power])
+    noisy = bins.average(truth) * np.random.default_rng(0).normal(1, 0.15, bins.n)
+    found = interpolated_spectra(bins.ell, {("a", "a"): noisy}, ["a"], 60, bins=bins)[("a", "a")]
+    np.testing.assert_allclose(bins.average(found), noisy, rtol=0.005)
+    exact = interpolated_spectra(bins.ell, {("a", "a"): bins.average(truth)}, ["a"], 60, bins=bins)[("a", "a")]
+    np.testing.assert_allclose(exact[2:54], truth[2:54], rtol=0.1)
 
 
 def test_nothing_can_be_drawn_from_a_spectrum_that_is_nowhere_positive() -> None:

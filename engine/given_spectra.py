@@ -85,7 +85,7 @@ def _numbers(values: Any, what: str) -> Floats:
         raise InputError(f"{what} came with shape {found.shape}; numbers (ell,) from ell 0 on are expected.")
     wrong = np.flatnonzero(~np.isfinite(found))
     if wrong.size:
-        raise InputError(f"{what} holds {found[wrong[0]]:g} at ell {wrong[0]}; every C_l is a finite number.")
+        raise InputError(f"{what} came with {found[wrong[0]]:g} at ell {wrong[0]}; every C_l must be a finite number.")
     return found
 
 

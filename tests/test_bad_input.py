@@ -25,7 +25,11 @@ CONVERT = {"input": "i850um", "output": "clean", "steps": [{"step": "scale", "fa
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """Stores, models and files that are all right."""
-    return faulty.make_world(tmp_path_factory.mktemp("world"))
+    world = faulty.make_world(tmp_path_factory.mktemp("world"))
+    stores.create_maps(world / "sky.zarr", [MapInfo("mask_unobserved", "mask", "1", dtype="uint8", fill_value=1)])
+    for tile in set(range(12)) - set(faulty.EMPTY):
+        stores.write_tile(world / "sky.zarr", "mask_unobserved", tile, np.zeros(64, np.uint8))
+    return world
 
 
 def calls(world):
@@ -44,11 +48,17 @@ def calls(world):
         "correlate": {"store": sky, "maps": ["i160", "i250"]},
         "degrade": {"store": sky, "out": str(world / "new.zarr"), "nside": 4},
         "export": {"store": sky, "names": "i160", "path": str(world / "new.fits")},
+        "apodize": {"store": sky, "mask": "mask_unobserved", "scale": 20.0},
+        "spectra": {"store": sky, "pairs": [("i160", "i250")], "mask": "mask_unobserved", "errors": "monte-carlo"},
+        "smooth": {"store": sky, "maps": ["i160"], "fwhm": 20.0, "unit": "deg"},
+        "synthesize": {"cl": [0.0, 0.0, 1.0], "store": str(world / "new.zarr"), "nside": 8},
     }
 
 
 VERBS = ("simulate", "ingest", "prepare", "train", "predict", "residual", "hand_down", "ratio", "evaluate",
-         "correlate", "degrade", "export")  # fmt: skip
+         "correlate", "degrade", "export", "apodize", "spectra", "smooth", "synthesize")  # fmt: skip
+
+MAKERS = ("simulate", "ingest", "synthesize")  # of stores
 
 # What no parameter of its kind can mean.
 NEVER = {
@@ -60,12 +70,14 @@ NEVER = {
 }
 # Of every verb the parameters that hold one thing, with values of the wrong kind or out of range.
 INTEGERS = ("nside", "seed", "tile_nside", "chunk_nside", "noise_nside", "block_nside", "max_pixels", "batch", "groups",
-            "threads")  # fmt: skip
+            "threads", "lmax", "lmax_mask", "iterations", "simulations")  # fmt: skip
 NUMBERS = ("noise_herschel", "noise_850um", "noise_1380um", "relative_noise_850um", "relative_noise_1380um",
-           "test_size", "validation_size", "mask_above", "limit")  # fmt: skip
-TEXTS = ("kind", "footprint", "frame", "numerator", "denominator", "prediction", "target", "split", "ordering")
-SWITCHES = ("overwrite", "partial", "compare")
-PATHS = ("store", "out", "out_dir", "path", "scratch")
+           "test_size", "validation_size", "mask_above", "limit", "scale", "fwhm",
+           "from_fwhm", "to_fwhm", "least_weight")  # fmt: skip
+TEXTS = ("kind", "footprint", "frame", "numerator", "denominator", "prediction", "target", "split", "ordering",
+         "weights", "method", "precision", "transpose", "remove", "errors")  # fmt: skip
+SWITCHES = ("overwrite", "partial", "compare", "pixel_window", "window")
+PATHS = ("store", "out", "out_dir", "path", "scratch", "other", "out_store")
 WRONG = (
     [(name, value) for name in INTEGERS for value in (2.5, "8", "", [8], {}, True, math.inf, -(2**80))]
     + [(name, value) for name in NUMBERS for value in ("0.1", "", [0.1], {}, True, -math.inf)]
@@ -93,7 +105,12 @@ def test_arguments_of_the_wrong_kind(world, verb):
     cases = [(name, value) for name in parameters for value in NEVER.values()]
     cases += [(name, value) for name, value in WRONG if name in parameters]
     # Any number is a seed of a sky, and one mask or cut for each of several predictions may be None.
-    fine = {("simulate", "seed"): (-(2**80),), ("evaluate", "mask"): ([None],), ("evaluate", "low_cut"): ([None],)}
+    fine = {
+        ("simulate", "seed"): (-(2**80),),
+        ("evaluate", "mask"): ([None],),
+        ("evaluate", "low_cut"): ([None],),
+        ("smooth", "out"): (("a",),),
+    }
     cases = [(name, value) for name, value in cases if value not in fine.get((verb, name), ())]
     before = faulty.listing(world)
     odd = []
@@ -148,9 +165,7 @@ def gone(sky):
 
 
 def empty(sky):
-    for name in faulty.MAPS:
-        stores.delete_map(sky, name)
-    for name in ("pred_850um", "flag_850um"):
+    for name in list(stores.infos(sky)):
         stores.delete_map(sky, name)
 
 
@@ -165,7 +180,7 @@ STORES = {
 
 
 @pytest.mark.parametrize("harm", STORES, ids=lambda harm: harm.__name__)
-@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in ("simulate", "ingest")])
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in MAKERS])
 def test_a_store_that_is_none(world, tmp_path, verb, harm):
     sky = str(tmp_path / "sky.zarr")
     shutil.copytree(world / "sky.zarr", sky)
@@ -177,13 +192,13 @@ def test_a_store_that_is_none(world, tmp_path, verb, harm):
 
 
 @pytest.mark.parametrize("harm", [other_version, truncated_metadata], ids=lambda harm: harm.__name__)
-@pytest.mark.parametrize("verb", ["simulate", "ingest", "degrade", "hand_down"])
+@pytest.mark.parametrize("verb", [*MAKERS, "degrade", "hand_down"])
 def test_a_target_that_is_none(world, tmp_path, verb, harm):
     sky = str(tmp_path / "sky.zarr")
     shutil.copytree(world / "sky.zarr", sky)
     harm(sky)
     before = faulty.listing(tmp_path)
-    name = "store" if verb in ("simulate", "ingest") else "out"
+    name = "store" if verb in MAKERS else "out"
     with pytest.raises(errors.FormatError, match=STORES[harm]):
         getattr(sm, verb)(**{**calls(world)[verb], name: sky}).run(progress=False)
     assert faulty.listing(tmp_path) == before
@@ -199,7 +214,7 @@ def test_a_target_that_is_none(world, tmp_path, verb, harm):
         ("", "`store` is empty"),
     ],
 )
-@pytest.mark.parametrize("verb", ["simulate", "ingest"])
+@pytest.mark.parametrize("verb", MAKERS)
 def test_a_place_where_no_store_can_be(world, verb, where, words):
     place = where if "://" in where or not where else str(world / where)
     before = faulty.listing(world)

@@ -151,9 +151,9 @@ def simulated(
             )
         return None
     if simulations < FEWEST_SIMULATIONS:
-        raise InputError(f"`simulations` {simulations} came; a scatter takes two at least, a good one a hundred.")
+        raise InputError(f"`simulations` {simulations} came; give two at least, a hundred for a good scatter.")
     if seed < 0:
-        raise InputError(f"`seed` {seed} came; a seed is 0 or more.")
+        raise InputError(f"`seed` {seed} came; give 0 or more.")
     given = None if fiducial is None else {_pair(key, request): _curve(key, cl) for key, cl in fiducial.items()}
     # Nothing in a realisation depends on the layout, and iterations change it by less than it scatters.
     return Simulated(request, given, simulations, seed, precision, weights != "pixel")

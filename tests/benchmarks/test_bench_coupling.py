@@ -62,17 +62,17 @@ def run(script: str, *arguments: object) -> tuple[float, float, float, np.ndarra
     return wall, processor, peak, np.array(runs[0][3])
 
 
-def namasters() -> tuple[float, str]:
-    """NaMaster's seconds at lmax 2048: measured now where it is installed, else those kept with its results."""
+def namasters() -> tuple[float, str, bool]:
+    """NaMaster's seconds at lmax 2048, how they were had, and whether now: else they are those kept with its results."""
     try:
         import pymaster
     except ImportError:
         with np.load(namaster.FILE) as known:
             wall, processor, cores = map(float, known["seconds"])
             # Its machine may have been busy: CPU time over cores is the best that it can have been.
-            return min(wall, processor / cores), f"kept, CPU time over cores: {known['seconds_note']}"
+            return min(wall, processor / cores), f"kept, CPU time over cores: {known['seconds_note']}", False
     wall = float(np.median([namaster.seconds()[0] for _ in range(REPEATS)]))
-    return wall, f"pymaster {pymaster.__version__}, in this run, nside 1024, lmax 2048, bins of 16"
+    return wall, f"pymaster {pymaster.__version__}, in this run, nside 1024, lmax 2048, bins of 16", True
 
 
 def test_coupling():
@@ -89,16 +89,21 @@ def test_coupling():
         one = run(OURS, lmax, width, False, 1)
         rows.append((lmax, f"binned, {len(one[3])} bins", 1, *one[:2], one[2] / 1e6, ""))
         if lmax == 2048:
-            ours = one[0]
+            ours = one
     other = run(DUCC, 2048, 16, False, threads)
-    rows.append((2048, "ducc0, all multipoles", threads, *other[:2], other[2] / 1e6, other[0] / ours))
-    theirs, note = namasters()
-    rows.append((2048, "NaMaster's workspace", threads, theirs, "", "", theirs / ours))
+    rows.append((2048, "ducc0, all multipoles", threads, *other[:2], other[2] / 1e6, other[0] / ours[0]))
+    theirs, note, now = namasters()
+    # What was kept does not know how busy this machine is: CPU time on both sides then.
+    ratio = theirs / ours[0 if now else 1]
+    rows.append((2048, "NaMaster's workspace", threads, theirs, "", "", ratio))
     show(
         "Mode coupling of spin-0 spectra",
         ("lmax", "matrix", "threads", "wall s", "CPU s", "peak MB of the process", "ratio to one thread of ours"),
         rows,
-        [f"NaMaster: {note}", "the spectrum of the mask goes to 2 lmax"],
+        [
+            f"NaMaster: {note}; its ratio is to the {'wall' if now else 'CPU'} time of ours",
+            "the spectrum of the mask goes to 2 lmax",
+        ],
     )
     np.testing.assert_allclose(run(OURS, 2048, 16, False, 1)[3], other[3], atol=1e-11 * np.abs(other[3]).max())
-    assert theirs > 100 * ours
+    assert ratio > 100

@@ -189,7 +189,11 @@ def _set_scale(
     if size.max() > 20 * linear:
         axes.set_yscale("symlog", linthresh=linear, linscale=1.0)
     else:
-        low, high = min(0.0, every.min() - linear), max(0.0, every.max() + linear)
+        bars = [values[place] + side * error for place, error in errors.items() for side in (-1, 1)]
+        reached = np.concatenate([every, *(bar[np.isfinite(bar)] for bar in bars)])
+        # An error much larger than all values must not hide them.
+        reached = np.clip(reached, -10 * size.max(), 10 * size.max())
+        low, high = min(0.0, reached.min()), max(0.0, reached.max())
         axes.set_ylim(low - 0.12 * (high - low), high + 0.25 * (high - low))
     return True
 

@@ -92,3 +92,12 @@ def test_knox_is_the_scatter_of_draws() -> None:
     scatter = estimator.average(np.array(spectra)).std(axis=0, ddof=1)
     truth = knox_error(3 * 0.5, 9.0, 1.0, bins.modes)
     np.testing.assert_allclose(scatter, truth, rtol=0.08)  # 3.5 standard deviations of a scatter of a thousand
+
+
+def test_a_steep_spectrum_in_even_weights_scatters_more_than_knox_says() -> None:
+    # What the documentation says of the bin of 2 to 9, by the variance of each multipole.
+    ell = np.arange(2, 10)
+    cl = 1.0 / ell**2
+    scatter = np.sqrt(np.mean(cl**2 * 2 / (2 * ell + 1)) / ell.size)
+    knox = knox_error(cl.mean(), cl.mean(), cl.mean(), np.sum(2 * ell + 1))
+    assert scatter / knox == pytest.approx(2.2, abs=0.05)

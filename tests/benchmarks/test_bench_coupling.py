@@ -63,7 +63,7 @@ def run(script: str, *arguments: object) -> tuple[float, float, float, np.ndarra
 
 
 def namasters() -> tuple[float, str, bool]:
-    """NaMaster's seconds at lmax 2048, how they were had, and whether now: else they are those kept with its results."""
+    """NaMaster's seconds at lmax 2048, how they were had, and whether now; else those kept with its results."""
     try:
         import pymaster
     except ImportError:

@@ -6,6 +6,7 @@ Does not cover: whether maps can have such spectra (`correlated.py`).
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ type Floats = NDArray[np.float64]
 type MapPair = tuple[str, str]
 type Spectra = ArrayLike | Mapping[Any, Any] | xr.Dataset | str | os.PathLike[str]
 
+_OF_A_RESULT = ("pair", "ell", "cl")  # columns
 _BETWEEN = re.compile(r"\s+x\s+|:|\*")  # of the two maps in the name of a column
 
 
@@ -35,7 +37,8 @@ def read_spectra(cl: Any, names: Sequence[str]) -> dict[MapPair, Floats]:
     cl : array, mapping, dataset or path
         An array (ell,) for one map; a mapping from pairs of names; what `spectra` returns without bins; or a text
         file: columns ell and cl for one map, or ell and one column for every pair under a header such as
-        `ell,a x a,a x b`.  Columns end at commas or blanks.  Multipoles below the first of a file or dataset are 0.
+        `ell,a x a,a x b`.  Columns end at commas or blanks.  The folder or the table (CSV) that `spectra` wrote without
+        bins will do too.  Multipoles below the first of a file or dataset are 0.
     names : sequence of str
         The maps that are wanted.
 
@@ -141,6 +144,10 @@ def _from_zero(ell: Floats, values: Floats, where: str) -> Floats:
 
 
 def _from_file(path: Path, names: Sequence[str]) -> dict[MapPair, Floats]:
+    if path.is_dir():
+        from .spectra_files import read
+
+        return _from_dataset(read(path))
     try:
         lines = [line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
@@ -149,6 +156,8 @@ def _from_file(path: Path, names: Sequence[str]) -> dict[MapPair, Floats]:
     header: list[str] | None = None
     if filled and _row(filled[0]) is None:
         header = [part.strip() for part in filled[0].split(",")] if "," in filled[0] else filled[0].split()
+        if set(_OF_A_RESULT) <= set(header):
+            return _from_table(path, filled)
         del filled[0]
     rows = [_row(line) for line in filled]
     columns = 2 if header is None else len(header)
@@ -170,6 +179,30 @@ def _from_file(path: Path, names: Sequence[str]) -> dict[MapPair, Floats]:
                 )
             pair = _alone(names)
         values = _numbers(table[:, column], f"the spectrum of {pair[0]} and {pair[1]} in {path}")
+        _put(known, pair, _from_zero(table[:, 0], values, str(path)))
+    return known
+
+
+def _from_table(path: Path, lines: Sequence[str]) -> dict[MapPair, Floats]:
+    """Return the spectra of a table as `spectra` writes it: one row a pair and multipole."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for number, row in enumerate(csv.DictReader(lines), 1):
+        if row.get("ell_start"):
+            raise InputError(f"the spectra {path} are in bins; give those that skymill.spectra returns without bins.")
+        try:
+            label, ell, value = (str(row[name]) for name in _OF_A_RESULT)
+            found.setdefault(label, []).append((float(ell), float(value)))
+        except ValueError:
+            raise InputError(
+                f"the spectra {path} lack numbers in row {number}; write them anew."
+            ) from None
+    known: dict[MapPair, Floats] = {}
+    for label, rows in found.items():
+        pair = _pair(label)
+        if pair is None:
+            raise InputError(f"the spectra {path} have the pair {label!r}; names such as 'a x b' are expected.")
+        table = np.array(rows, np.float64)
+        values = _numbers(table[:, 1], f"the spectrum of {label} in {path}")
         _put(known, pair, _from_zero(table[:, 0], values, str(path)))
     return known
 

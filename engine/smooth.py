@@ -221,5 +221,6 @@ def smooth(
         scratch_fields=2 * len(names),
         scratch=scratch,
         transpose=transpose,
+        before=into.create,
         notes=[why],
     ).plan(here)

@@ -78,8 +78,9 @@ def synthesize(
     ----------
     cl : array, mapping, dataset or path
         The spectra, from ell 0 on, in `unit` squared: (ell,) for one map; {("a", "a"): ..., ("a", "b"): ...} for
-        a set, where pairs that are not given are uncorrelated; what `spectra` returns without bins; or a text file
-        with columns ell and cl, or ell and one column a pair under a header such as `ell,a x a,a x b`.
+        a set, where pairs that are not given are uncorrelated; what `spectra` returns without bins, or the folder or
+        table that it wrote; or a text file with columns ell and cl, or ell and one column a pair under a header such
+        as `ell,a x a,a x b`.
     store : str or path
         Sky store to write into; made if it is not there.
     name : str or sequence of str

@@ -46,6 +46,8 @@ def world(tmp_path_factory):
     put(str(folder / "fine.zarr"), "weight_fine", 1.0)
     (folder / "cl.txt").write_text("0 0\n1 0\n2 1\n3 1\n")
     (folder / "words.txt").write_text("ell cl\n0 none\n")
+    (folder / "bins.csv").write_text("pair,ell_start,ell_stop,ell,cl\na x a,2,4,2.5,1\n")
+    (folder / "gap.csv").write_text("pair,ell,cl\na x a,2,1\na x a,4,1\n")
     return folder
 
 
@@ -139,6 +141,10 @@ FAULTS = [
     ("smooth", {"out": ["i160"]}, "i160"),
     ("smooth", {"mask": "weight_haf"}, "did you mean 'weight_half'"),
     ("smooth", {"out_store": "fine.zarr"}, "nside"),
+    ("smooth", {"out_store": "cl.txt", "method": "harmonic"}, "is a file; a sky store is a folder"),
+    ("synthesize", {"cl": "bins.csv"}, "are in bins"),
+    ("synthesize", {"cl": "gap.csv", "name": "a"}, "every multipole"),
+    ("synthesize", {"cl": "fine.zarr"}, "cannot be read as spectra"),
     ("synthesize", {"cl": []}, "from ell 0 on"),
     ("synthesize", {"cl": [1.0, np.nan]}, "ell 1"),
     ("synthesize", {"cl": [1.0, -1.0]}, "negative|-1"),

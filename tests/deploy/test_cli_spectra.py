@@ -212,6 +212,25 @@ def test_synthesize_is_that_of_python(tmp_path: Path, capsys: pytest.CaptureFixt
     assert not np.array_equal(maps["g"].values, maps["other"].values)
 
 
+@pytest.mark.parametrize("form", ["folder", "table"])
+def test_spectra_as_they_were_written_can_be_synthesized(
+    sky: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    pairs = [("i500", "i500"), ("i500", "cmb"), ("cmb", "cmb")]
+    words = ["spectra", sky, *(",".join(pair) for pair in pairs), "--lmax", "20"]
+    if form == "folder":
+        say([*words, "--out-dir", str(tmp_path / "found")], capsys)
+    else:
+        (tmp_path / "found").write_text(say(words, capsys))
+    twin = str(tmp_path / "twin.zarr")
+    say(["synthesize", str(tmp_path / "found"), twin, "--nside", "16", "--name", "i500", "cmb"], capsys)
+    measured = sm.spectra(sky, pairs, lmax=20).run(progress=False)
+    sm.synthesize(measured, str(tmp_path / "same.zarr"), nside=16, name=["i500", "cmb"]).run(progress=False)
+    for name in ("i500", "cmb"):
+        same = sm.open(tmp_path / "same.zarr")[name].values
+        np.testing.assert_allclose(sm.open(twin)[name].values, same, rtol=1e-6, atol=1e-6 * same.std())
+
+
 @pytest.mark.parametrize(
     ("session", "worker"),
     [

@@ -158,7 +158,7 @@ class Smoother:
         return None
 
     def _field(self, number: int, where: tuple[slice, slice]) -> tuple[Floats, Floats, float]:
-        """Return weight times value above the mean, weight, and the mean, of a part of a map."""
+        """Return weight times value above the usual one, weight, and the usual value, of a part of a map."""
         values = self.images[number][where].astype(np.float64)
         finite = np.isfinite(values)
         weights = finite.astype(np.float64)
@@ -166,10 +166,11 @@ class Smoother:
             known = self.weights[where]
             weights[finite] *= np.where(np.isnan(known), 0.0, known)[finite]
         values[~finite] = 0.0
-        total = weights.sum()
-        # Above the mean: so that a constant stays what it is, and round-off is of the contrast.
-        mean = float((weights * values).sum() / total) if total > 0 else 0.0
-        return weights * (values - mean), weights, mean
+        # Above what is usual: so that a constant stays what it is, and round-off is of the contrast.  The median, of
+        # some pixels, because one bright source would carry the mean away.
+        used = values[weights > 0]
+        usual = float(np.median(used[:: used.size // 2000 + 1])) if used.size else 0.0
+        return weights * (values - usual), weights, usual
 
     def _convolve(self, block: Block, stencils: Stencils) -> None:
         where = self._window(block, stencils.reach)
@@ -177,16 +178,16 @@ class Smoother:
         for number, image in enumerate(self.images):
             if not np.isfinite(image[inner]).any():
                 continue
-            values, weights, mean = self._field(number, where)
+            values, weights, usual = self._field(number, where)
             top, bottom = convolve(stencils, np.stack([values, weights]), block.side)
-            self._put(number, block, top, bottom, mean)
+            self._put(number, block, top, bottom, usual)
 
-    def _put(self, number: int, block: Block, top: Floats, bottom: Floats, mean: float) -> None:
+    def _put(self, number: int, block: Block, top: Floats, bottom: Floats, usual: float) -> None:
         """Keep the quotient of two sums as the result, where pixel and weight allow it."""
         good = np.isfinite(self.images[number][self._window(block, 0)]) & (bottom >= self.least)
         y, x = block.y - self.y0, block.x - self.x0
         target = self.made[number][y : y + block.side, x : x + block.side]
-        target[good] = mean + top[good] / bottom[good]
+        target[good] = usual + top[good] / bottom[good]
 
     def _sum(self, block: Block, around: _Around) -> None:
         """Smooth a block by summing over all pairs of pixels, distances taken from vectors."""
@@ -198,11 +199,11 @@ class Smoother:
         q = ((around.vectors[near] - centre) / self.sigma).astype(np.float32)
         left = np.column_stack([p, -0.5 * (p * p).sum(axis=1), np.ones(len(p), np.float32)])
         right = np.vstack([q.T, np.ones(len(q), np.float32), -0.5 * (q * q).sum(axis=1)])
-        means: list[float] = []
+        levels: list[float] = []
         columns: list[Floats] = []
         for number in range(len(self.images)):
-            values, weights, mean = around.field(number, where)
-            means.append(mean)
+            values, weights, usual = around.field(number, where)
+            levels.append(usual)
             columns += [values[near], weights[near]]
         fields = np.stack(columns, axis=1).astype(np.float32)
         sums = np.zeros((len(p), fields.shape[1]), np.float32)
@@ -216,9 +217,9 @@ class Smoother:
             pairs *= seen
             for column in range(0, fields.shape[1], 2):
                 sums[:, column : column + 2] += pairs @ fields[part, column : column + 2]
-        for number, mean in enumerate(means):
+        for number, usual in enumerate(levels):
             top, bottom = (sums[:, 2 * number + k].astype(np.float64).reshape(block.side, -1) for k in (0, 1))
-            self._put(number, block, top, bottom, mean)
+            self._put(number, block, top, bottom, usual)
 
 
 class _Around:
@@ -249,6 +250,6 @@ class _Around:
     def field(self, number: int, where: tuple[slice, slice]) -> tuple[Floats, Floats, float]:
         """Return what `Smoother._field` does, for the pixels that there are."""
         if number not in self.fields:
-            values, weights, mean = self.smoother._field(number, where)
-            self.fields[number] = (values.flat[self.known], weights.flat[self.known], mean)
+            values, weights, usual = self.smoother._field(number, where)
+            self.fields[number] = (values.flat[self.known], weights.flat[self.known], usual)
         return self.fields[number]

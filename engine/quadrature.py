@@ -23,8 +23,8 @@ nside  mean of P_l over  greatest correction,   C_l, ring weights,   C_l, equal
 
 The second column is the worst of all even l to 3 nside - 1.  C_l is an error: the rms over l from nside / 2 to nside
 of the fraction by which a full-sky realisation of l^-3, band-limited at 2 nside, comes out wrong.  At nside 256 no
-error changes by more than a tenth between `lmax` 3 nside and 3.6 nside; with 2 nside errors are up to 2.5 times as
-large, and from about 3.8 nside on the correction grows without bound.
+error changes by more than a tenth between `lmax` 3 nside and 3.5 nside; with 2 nside errors are up to 2.5 times as
+large, and above 3.5 nside the correction begins to grow without bound.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ import ducc0
 import numpy as np
 from numpy.typing import NDArray
 
-from ..chunking.errors import InputError
+from ..chunking.errors import InputError, RunError
 from ..chunking.tiling import Tiling
 
 Floats = NDArray[np.float64]
 
-# Largest lmax / nside at which the conditions are still far from dependent: 8 to 10 steps at 3.6, 10 to 39 at 3.7.
-LARGEST_DEGREE = 3.6
+# Largest lmax / nside at which the conditions are far from dependent at any nside: 7 steps of conjugate gradients at
+# 3.5 at most, to nside 16384; at 3.6 about 15 at nside 1024, 150 at 4096, and corrections above 1 at 16384.
+LARGEST_DEGREE = 3.5
 # Of the residual of the conditions, relative to the integral of Y_00: below the rounding of any sum that uses them.
 _TOLERANCE = 1e-14
 _MOST_STEPS = 500
@@ -59,7 +60,7 @@ def ring_weights(nside: int, lmax: int | None = None) -> Floats:
     nside : int
         Of the grid; a power of two.
     lmax : int, optional
-        Highest degree made exact, up to 3.6 nside; 3 nside - 1 if not given, which is as accurate as healpy's.
+        Highest degree made exact, up to 3.5 nside; 3 nside - 1 if not given, which is as accurate as healpy's.
 
     Returns
     -------
@@ -69,7 +70,7 @@ def ring_weights(nside: int, lmax: int | None = None) -> Floats:
     Raises
     ------
     InputError
-        If nside is not a power of two, or `lmax` is negative or above 3.6 nside, where the smallest correction
+        If nside is not a power of two, or `lmax` is negative or above 3.5 nside, where the smallest correction
         is no longer small.
 
     Notes
@@ -119,6 +120,8 @@ def _weights(nside: int, lmax: int, power: float = 1.0) -> Floats:
         missing -= step * image
         before, size = size, float(missing @ missing)
         direction = missing + size / before * direction
+    else:
+        raise RunError(f"ring weights of nside {nside} to ell {lmax} were not found in {_MOST_STEPS} steps.")
     weights: Floats = 1 + stretch * _synthesise(multipliers, theta, lmax)
     weights = np.asarray((weights + weights[::-1]) / 2)  # north and south differ in the last digit only
     weights.flags.writeable = False

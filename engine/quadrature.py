@@ -23,7 +23,7 @@ nside  mean of P_l over  greatest correction,   C_l, ring weights,   C_l, equal
 
 The second column is the worst of all even l to 3 nside - 1.  C_l is an error: the rms over l from nside / 2 to nside
 of the fraction by which a full-sky realisation of l^-3, band-limited at 2 nside, comes out wrong.  At nside 256 no
-error changes by more than a tenth between `lmax` 3 nside and 3.5 nside; with 2 nside errors are up to 2.5 times as
+error changes by more than a sixth between `lmax` 3 nside and 3.5 nside; with 2 nside errors are up to 2.5 times as
 large, and above 3.5 nside the correction begins to grow without bound.
 """
 

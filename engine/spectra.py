@@ -18,7 +18,7 @@ from .binning import Bins
 from .ledger import identity_of, map_digest
 from .plan import Plan, Run
 from .records import RunReport
-from .rings import Layout
+from .rings import Layout, largest_task
 from .spectra_analysis import Analysis
 from .spectra_errors import simulated
 from .spectra_files import read_finished, write
@@ -243,7 +243,7 @@ def spectra(
             read_bytes=analysis.read_bytes(),
             write_bytes=analysis.scratch_bytes(),
             seconds=analysis.cost().wall(worker),
-            memory=analysis.memory(),
+            memory=largest_task(analysis.memory(), {} if bars is None else bars.memory()),
             notes=_notes(analysis) + ([] if bars is None else [bars.note()]),
             refit=plan_for,
             account=lambda found: str(found.attrs["run"]),

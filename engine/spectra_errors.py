@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..chunking import objects
 from ..chunking.errors import InputError
 from .correlated import interpolated_spectra
+from .ledger import map_digest
 from .plan import Run
 from .scratch import FolderScratch, Scratch
 from .spectra_request import Request, weight_label
@@ -77,7 +78,7 @@ class Simulated:
             fiducial,
             estimator,
             nside=nside,
-            weights={str(label): WeightMap(*place) for label, place in places.items()},
+            weights={str(label): WeightMap(*place, map_digest(*place)) for label, place in places.items()},
             ring_weights=ring_weights(nside) if self.ring_weights else None,
             seed=self.seed,
             precision=self.precision,
@@ -121,11 +122,19 @@ class Simulated:
         found = run_realisations(task, self.simulations, run, folder=kept, label="spectra: realisations")
         return with_scatter(dataset, scatter_of(found, task, estimator))
 
+    def memory(self) -> dict[str, int]:
+        """Return the bytes that one realisation needs, by part; they are made in memory."""
+        from .realisations import realisation_memory
+
+        request = self.request
+        names = {name for pair in request.pairs for name in pair}
+        masks = {request.weights[name] for name in names} - {None}
+        return realisation_memory(request.tiling.nside, request.lmax, len(names), len(masks), self.precision)
+
     def note(self) -> str:
         """Return a line for the plan."""
-        nside, lmax = self.request.tiling.nside, self.request.lmax
-        size = 4 * 12 * nside**2 + 8 * (4 * nside - 1) * (lmax + 1) * 2
-        return f"errors  {self.simulations} realisations in memory, some {format_bytes(size)} each"
+        size = format_bytes(sum(self.memory().values()))
+        return f'errors  {self.simulations} realisations in memory, {size} each (errors="knox" needs none)'
 
 
 def simulated(

@@ -231,8 +231,8 @@ def check_values(target: str, names: Sequence[str], mask: str | None) -> None:
         column = ledger.column(target, name)
         if mask is not None and column is not None and not (column > ledger.NOTHING_STORED).any():
             raise InputError(
-                f"{name!r} has no value anywhere: the mask {mask!r} leaves no pixel that has one, or too little weight. "
-                "In a uint8 map named mask_* 1 means not to be used, in all others 0. Give another mask."
+                f"{name!r} has no value anywhere: the mask {mask!r} leaves no pixel that has one, or too little "
+                "weight. In a uint8 map named mask_* 1 means not to be used, in all others 0. Give another mask."
             )
 
 
@@ -247,7 +247,8 @@ def choose_way(
     """Return "harmonic" or "local", and the line of the plan that says why.
 
     The local way is taken where it is estimated to cost less, every kernel is at least two pixels wide (FWHM; below,
-    the harmonic way is nearer to the truth) and at most 0.2 radian, and no option was given that belongs to the other way.
+    the harmonic way is nearer to the truth) and at most 0.2 radian, and no option was given that belongs to the
+    other way.
 
     Parameters
     ----------

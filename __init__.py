@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .engine.predict import predict as predict
     from .engine.prepare import prepare as prepare
     from .engine.ratio import ratio as ratio
+    from .engine.resample import resample as resample
     from .engine.residual import hand_down as hand_down
     from .engine.residual import residual as residual
     from .engine.simulate import simulate as simulate
@@ -72,6 +73,7 @@ _HOMES = {
     "predict": "engine.predict:predict",
     "prepare": "engine.prepare:prepare",
     "ratio": "engine.ratio:ratio",
+    "resample": "engine.resample:resample",
     "residual": "engine.residual:residual",
     "simulate": "engine.simulate:simulate",
     "smooth": "engine.smooth:smooth",
@@ -102,6 +104,7 @@ __all__ = [  # noqa: RUF022 - in the order of the work, which is also the order 
     "evaluate",
     "correlate",
     "degrade",
+    "resample",
     "apodize",
     "spectra",
     "smooth",

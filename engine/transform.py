@@ -216,6 +216,8 @@ class BlockTask(Step):
         Name of a given array (field, ell) that multiplies the a_lm before they go back to rings.
     back : bool
         Write ring coefficients, as `<stage>/<label>/<block>`.
+    onto : Layout, optional
+        Of another nside with the same lmax and precision, whose rows they are for; default those that are read.
     """
 
     labels: tuple[str, ...] = ()
@@ -226,6 +228,7 @@ class BlockTask(Step):
     pairs: tuple[tuple[int, int], ...] = ()
     transfer: str = ""
     back: bool = False
+    onto: Layout | None = None
 
     def work(self, number: int, watch: Stopwatch) -> dict[str, Any]:
         """Return nothing to be noted."""
@@ -292,7 +295,7 @@ class BlockTask(Step):
         return harmonic
 
     def _back(self, label: str, number: int, harmonic: NDArray[Any], watch: Stopwatch) -> None:
-        layout = self.layout
+        layout = self.onto or self.layout
         columns = ducc0.sht.alm2leg(
             alm=harmonic.reshape(1, -1),
             theta=layout.rings.theta,

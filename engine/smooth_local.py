@@ -2,20 +2,21 @@
 
 Every pixel becomes sum(w m G) / sum(w G) over the pixels with a value, G the Gaussian beam on the sphere at exact
 angular distances, cut off at 5 sigma.  Where the grid is regular, blocks of pixels are convolved with stencils that
-are polynomials of the position; where it is not (3 % to 10 % of the sky for the beams of Herschel at nside 16384:
+are polynomials of the position; where it is not (0.1 % to 1.2 % of the sky for beams of 0.6' to 5' at nside 16384:
 along |z| = 2/3, along the edges of polar base pixels, at the poles) all pairs of pixels are summed.
 
-Accuracy: within 6e-6 of the spread of the map against the same sums in float64 (tests).  What remains is that samples
+Accuracy: within 1e-5 of noise of unit spread, holes and weights in it, against the same sums in float64; tiles of
+another size give the same to 3e-5 (both in the tests).  What remains is that samples
 at pixel centres stand for an integral.  Against a_lm times exp(-l (l + 1) sigma^2 / 2), nside 256, full sky, rms of
 the difference over the standard deviation of the smoothed map:
 
 =====================  =======  =======  =======  =======  =======  =======  =======
 C_l of the map         1.3 px   1.5 px   2 px     2.5 px   4 px     8 px     16 px
 =====================  =======  =======  =======  =======  =======  =======  =======
-l^-2 to 3 nside - 1    2.8e-2   1.6e-2   4.0e-3   1.0e-3   8.7e-5   4.3e-5   2.2e-5
-l^-2 to 2 nside        1.2e-2   5.2e-3   6.2e-4   8.5e-5   3.7e-5   1.6e-5   7.0e-6
+l^-2 to 3 nside - 1    2.9e-2   1.6e-2   4.0e-3   1.0e-3   8.7e-5   4.3e-5   2.2e-5
+l^-2 to 2 nside        1.1e-2   5.2e-3   6.2e-4   8.5e-5   3.7e-5   1.6e-5   7.0e-6
 l^-2, beam of 2.56 px  3.3e-3   1.4e-3   1.4e-4   2.5e-5   1.0e-5   4.8e-6   7.7e-6
-flat to 2 nside        --       2.2e-2   3.4e-3   5.1e-4   2.8e-4   2.7e-4   2.5e-4
+flat to 2 nside        4.5e-2   2.2e-2   3.4e-3   5.1e-4   2.8e-4   2.7e-4   2.5e-4
 =====================  =======  =======  =======  =======  =======  =======  =======
 
 (healpy.smoothing without iterations: 1.1e-3 at 2.5 px and 8.8e-5 at 8 px for the first row.)  The few rings next to
@@ -23,7 +24,17 @@ each pole are worse, 1e-2 for 2.5 to 4 px, because HEALPix samples do not integr
 error is 4e-5 at 4 px for the third row.  Below 2 px the samples miss the Gaussian: 33" to 37" at nside 16384 is
 1.3 px.  Below 1.25 px it is refused.
 
-Speed, one core: SPEEDTABLE
+Speed, microseconds a pixel of one core, for tiles in the belt, in a polar part, and in the worst place:
+
+==========================  =======  ======  ======  ======  ======
+grid                        2.5 px   4 px    8 px    16 px   23 px
+==========================  =======  ======  ======  ======  ======
+nside 16384, belt           0.09     0.09    0.11    0.11    0.15
+nside 16384, polar          0.24     0.29    0.40    0.38    0.48
+nside 16384, |z| = 2/3      0.49     0.57    0.79    1.9     3.7
+nside 512, on the equator   0.41     0.41    0.65    1.2     --
+nside 512, at a pole        2.8      3.3     4.7     12      --
+==========================  =======  ======  ======  ======  ======
 
 References
 ----------
@@ -54,12 +65,14 @@ LEAST_PIXELS: Final = 1.25
 # Radian; the plane around a base pixel must hold everything in reach.
 LARGEST_FWHM: Final = 0.2
 # The first row of the table above: pixels in a FWHM, and error.
-_ERRORS: Final = ((1.3, 1.5, 2.0, 2.5, 4.0, 8.0, 16.0), (2.8e-2, 1.6e-2, 4.0e-3, 1.0e-3, 8.7e-5, 4.3e-5, 2.2e-5))
-# One core of 2.5 GHz: a pixel of a block; a direct block; a pair of pixels; a pixel looked at around a block.
-SECONDS_STENCIL: Final = 0.12e-6
-SECONDS_BLOCK: Final = 1.5e-3
-SECONDS_PAIR: Final = 2.0e-9
-SECONDS_AROUND: Final = 25e-9
+_ERRORS: Final = ((1.3, 1.5, 2.0, 2.5, 4.0, 8.0, 16.0), (2.9e-2, 1.6e-2, 4.0e-3, 1.0e-3, 8.7e-5, 4.3e-5, 2.2e-5))
+# Measured, one core: a pixel of a block in the belt and in the polar part; a block; a pair of pixels summed directly; a
+# pixel looked at around a direct block.
+_SECONDS_BELT: Final = 0.08e-6
+_SECONDS_POLAR: Final = 0.23e-6
+_SECONDS_BLOCK: Final = 2e-3
+_SECONDS_PAIR: Final = 2.0e-9
+_SECONDS_AROUND: Final = 25e-9
 
 
 @dataclass(frozen=True)
@@ -289,29 +302,32 @@ def local_cost(tiling: Tiling, fwhm_radian: float, tiles: Iterable[int], maps: i
     sigma = standard_deviation(fwhm_radian)
     reach = REACH * sigma * tiling.nside  # about the steps of the lattice
     block, halo = first_block(tiling, sigma), halo_width(tiling.nside, fwhm_radian)
-    by_stencil = maps * SECONDS_STENCIL * ((block + 2 * reach) / block) ** 2
+    wider = maps * ((block + 2 * reach) / block) ** 2
     pairs = math.pi * (reach + 0.75 * SMALLEST_BLOCK) ** 2
     around = (GROUP + 2 * halo) ** 2 / SMALLEST_BLOCK**2
-    directly = SECONDS_BLOCK / SMALLEST_BLOCK**2 + SECONDS_PAIR * pairs + SECONDS_AROUND * around
-    total = 0.0
-    for tile in tiles:
-        irregular = _irregular(tiling, tile, reach)
-        total += tiling.tile_npix * (irregular * directly + (1.0 - irregular) * by_stencil)
-    return total
+    seconds = (
+        _SECONDS_BELT * wider + 0.1 * _SECONDS_BLOCK / block**2,  # blocks of equal latitude share their stencils
+        _SECONDS_POLAR * wider + _SECONDS_BLOCK / block**2,
+        _SECONDS_PAIR * pairs + _SECONDS_AROUND * around + _SECONDS_BLOCK / SMALLEST_BLOCK**2,
+    )
+    parts = [
+        sum(share * cost for share, cost in zip(_shares(tiling, tile, reach), seconds, strict=True)) for tile in tiles
+    ]
+    return tiling.tile_npix * sum(parts)
 
 
-def _irregular(tiling: Tiling, tile: int, reach: float) -> float:
-    """Return the fraction of a tile in which the grid within reach is not regular."""
+def _shares(tiling: Tiling, tile: int, reach: float) -> tuple[float, float, float]:
+    """Return the parts of a tile within reach of which all is belt, all is polar, and the grid is not regular."""
     base, x0, y0 = tile_corner(tiling, tile)
     n, row = tiling.nside, base // 4
     if row == 1:
-        return 0.0  # but for the corners at |z| = 2/3
+        return 1.0, 0.0, 0.0  # but for the corners at |z| = 2/3
     side = math.isqrt(tiling.tile_npix)
     axis = (np.arange(64) + 0.5) * (side / 64)
     x, y = np.meshgrid(x0 + axis, y0 + axis)
     if row == 2:
         x, y = n - x, n - y
     near = reach + 0.5 * SMALLEST_BLOCK
-    belt = x + y + 1.3 * near < n
-    polar = (x + y - 1.3 * near > n) & (x + near < n) & (y + near < n)
-    return float(1.0 - (belt | polar).mean())
+    belt = float((x + y + 1.3 * near < n).mean())
+    polar = float(((x + y - 1.3 * near > n) & (x + near < n) & (y + near < n)).mean())
+    return belt, polar, 1.0 - belt - polar

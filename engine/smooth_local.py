@@ -6,9 +6,9 @@ are polynomials of the position; where it is not (0.1 % to 1.2 % of the sky for 
 along |z| = 2/3, along the edges of polar base pixels, at the poles) all pairs of pixels are summed.
 
 Accuracy: within 1e-5 of noise of unit spread, holes and weights in it, against the same sums in float64; tiles of
-another size give the same to 3e-5 (both in the tests).  What remains is that samples
-at pixel centres stand for an integral.  Against a_lm times exp(-l (l + 1) sigma^2 / 2), nside 256, full sky, rms of
-the difference over the standard deviation of the smoothed map:
+another size give the same to 3e-5 (both in the tests).  What remains is that samples at pixel centres stand for an
+integral.  Against a_lm times exp(-l (l + 1) sigma^2 / 2), nside 256, full sky, rms of the difference over the standard
+deviation of the smoothed map:
 
 =====================  =======  =======  =======  =======  =======  =======  =======
 C_l of the map         1.3 px   1.5 px   2 px     2.5 px   4 px     8 px     16 px

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from skymill.deploy.cli import main
 from skymill.deploy.steps import read_steps
 from skymill.engine.recipe import Recipe
+from skymill.engine.spectra_files import read
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.toml"))
 
 
 def test_there_are_examples():
-    assert {"gsm2016.toml", "planck_herschel.toml", "planck_recipe.toml"} <= {path.name for path in EXAMPLES}
+    assert {"gsm2016.toml", "planck_herschel.toml", "planck_recipe.toml", "spectra.toml"} <= {
+        path.name for path in EXAMPLES
+    }
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
@@ -23,6 +27,21 @@ def test_every_example_is_understood(path):
         assert Recipe.from_toml(path)
     else:
         assert len(read_steps(str(path)).steps) >= 3
+
+
+def test_spectra_find_the_cmb_where_it_is(tmp_path):
+    example = next(path for path in EXAMPLES if path.name == "spectra.toml")
+    assert main(["run", str(example), "--set", f"out={tmp_path / 'out'}", "--quiet"]) == 0
+    found = read(tmp_path / "out" / "spectra")
+    p_value = dict(zip(found["pair"].values.tolist(), found["p_value"].values.tolist(), strict=True))
+    assert p_value["raw_850um x cmb"] < 1e-6
+    assert p_value["i850um x cmb"] > 0.01
+    # A twin has the spectrum of its model up to the scatter of 2 l + 1 modes.
+    model, twin = (read(tmp_path / "out" / name)["cl"].values[0] for name in ("cmb", "twin"))
+    ell = np.arange(2, model.size)
+    pull = (twin[2:] / model[2:] - 1) / np.sqrt(2 / (2 * ell + 1))
+    assert abs(pull.mean()) < 4 / np.sqrt(ell.size)
+    assert 0.7 < pull.std() < 1.3
 
 
 @pytest.mark.realdata

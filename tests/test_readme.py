@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 # The same commands on a sky small enough for a test.
 SMALLER = {"256": "32", "2048": "64"}
+QUICK, SPHERE, REAL = range(3)  # the blocks of commands, in their order
 
 
 def blocks(language: str) -> list[str]:
@@ -37,7 +38,7 @@ def commands(block: str) -> list[list[str]]:
 
 @pytest.mark.slow
 def test_the_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    (snippet,) = blocks("python")
+    snippet = blocks("python")[QUICK]
     matplotlib.use("agg")
     monkeypatch.chdir(tmp_path)
     exec(compile(smaller(snippet), "README.md", "exec"), {"__name__": "readme"})
@@ -50,9 +51,8 @@ def test_the_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 
 @pytest.mark.slow
 def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    quick, _ = blocks("sh")
     monkeypatch.chdir(tmp_path)
-    found = commands(smaller(quick))
+    found = commands(smaller(blocks("sh")[QUICK]))
     assert len(found) > 8
     for words in found:
         assert cli.main(words) == 0, (words, capsys.readouterr().err)
@@ -60,10 +60,36 @@ def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert "pred_850um" in capsys.readouterr().out
 
 
+def test_the_python_of_spectra_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert len(blocks("python")) == 2
+    monkeypatch.chdir(tmp_path)
+    exec(compile(smaller(blocks("python")[SPHERE]), "README.md", "exec"), {"__name__": "readme"})
+    said = capsys.readouterr().out
+    assert "spectra -> " in said
+    assert "('pair', 'bin')" in said
+    assert sm.open("twin.zarr")["cmb"].attrs["units"] == "K_CMB"
+
+
+def test_the_commands_of_spectra_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert len(blocks("sh")) == 3
+    monkeypatch.chdir(tmp_path)
+    found = commands(smaller(blocks("sh")[SPHERE]))
+    assert {words[0] for words in found} >= {"smooth", "apodize", "spectra", "synthesize"}
+    for words in found:
+        # A shell would take the last two words away.
+        given = words[:-2] if words[-2] == ">" else words
+        assert cli.main(given) == 0, (words, capsys.readouterr().err)
+    assert (tmp_path / "spectra" / "spectra.png").stat().st_size > 1000
+    assert "pair,map_1,map_2" in capsys.readouterr().out
+
+
 def test_the_commands_on_real_maps_are_understood() -> None:
-    _, real = blocks("sh")
-    found = commands(real)
-    assert {words[0] for words in found} >= {"ingest", "prepare", "train", "predict", "residual", "evaluate"}
+    found = commands(blocks("sh")[REAL])
+    assert {words[0] for words in found} >= {"ingest", "smooth", "prepare", "train", "predict", "residual", "evaluate"}
     for name, *words in found:
         verb = BY_COMMAND[name]
         given = cli._given(verb.options, cli.verb_parser(verb).parse_intermixed_args(words))

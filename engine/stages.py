@@ -19,12 +19,10 @@ from .plan import Plan, Run
 from .progress import Progress
 from .records import RunReport, TileRecord
 from .rings import Layout
-from .scratch import Scratch, done_key
+from .scratch import ALL, Scratch, done_key
 from .transform import REFUSED, BandTask, BlockTask, Step
 from .window import ThreadsExecutor, run_window
 from .worker import forget_peak_memory, resident_memory
-
-ALL = "all"
 
 
 @dataclass
@@ -99,10 +97,7 @@ class Stages:
     def drop(self, *stages: str) -> None:
         """Remove what stages wrote and is not needed any more; that they are finished stays known."""
         for stage in stages:
-            known = self.scratch.noted(done_key(stage, ALL))
             self.scratch.remove(f"{stage}/")
-            if known is not None:
-                self.scratch.note(done_key(stage, ALL), known)
 
     def analyse(
         self,

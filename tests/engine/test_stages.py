@@ -13,8 +13,8 @@ from skymill.chunking.tiling import Tiling
 from skymill.engine.plan import Run
 from skymill.engine.records import RunReport
 from skymill.engine.rings import Layout
-from skymill.engine.scratch import FolderScratch, done_key
-from skymill.engine.stages import ALL, Stages, band_order
+from skymill.engine.scratch import ALL, FolderScratch, done_key
+from skymill.engine.stages import Stages, band_order
 from skymill.engine.transform import Step, Stopwatch
 from skymill.engine.worker import Worker
 

@@ -2,47 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import healpy as hp
 import numpy as np
 import pytest
-import skymill as sm
 from skies import content
 from skymill.chunking import store as stores
-from skymill.chunking.errors import IdentityError, InputError, MissingMapError, RunError
-from skymill.chunking.schema import MapInfo
+from skymill.chunking.errors import IdentityError, InputError
 from skymill.chunking.tiling import Tiling
-from skymill.engine import staged_maps
 from skymill.engine.smooth import smooth
 from skymill.engine.smooth_harmonic import harmonic_cost, natural_lmax
 from skymill.engine.synthesize import synthesize
-from skymill.engine.transform import BandTask, BlockTask, PixelTask
+from skymill.engine.transform import BandTask
+from spheres import NPIX, NSIDE, get, heights, holes, lognormal_maps, put
 
-NSIDE = 32
-NPIX = 12 * NSIDE**2
 LMAX = 3 * NSIDE - 1
 FWHM = 6.0  # degrees
 DEGREES = {"unit": "deg", "method": "harmonic", "threads": 1}
-
-
-def put(sky, maps, nside=NSIDE, tile_nside=1, **about):
-    """Write maps, given in NESTED order, into a new store."""
-    where = str(sky)
-    if not stores.exists(where):
-        stores.create(where, nside, frame="galactic", tile_nside=tile_nside)
-    grid = stores.tiling_of(where)
-    for name, values in maps.items():
-        dtype = "uint8" if values.dtype == np.uint8 else "float32"
-        stores.create_maps(where, [MapInfo(name, "intensity", "1" if "_" in name else "MJy/sr", dtype=dtype, **about)])
-        for tile in range(grid.n_tiles):
-            stores.write_tile(where, name, tile, values.astype(dtype)[grid.tile_slice(tile)])
-    return where
-
-
-def get(sky, name):
-    """Return a map in NESTED order, float64."""
-    return stores.read_cells(str(sky), name, 0, stores.tiling_of(str(sky)).npix).astype(float)
 
 
 def convolved(values, fwhm=FWHM, lmax=LMAX, **options):
@@ -52,16 +27,9 @@ def convolved(values, fwhm=FWHM, lmax=LMAX, **options):
     return hp.reorder(hp.alm2map(hp.almxfl(alm, hp.gauss_beam(np.radians(fwhm), lmax)), NSIDE, lmax=lmax), r2n=True)
 
 
-def heights():
-    """Return z of the pixels, NESTED."""
-    return hp.pix2vec(NSIDE, np.arange(NPIX), nest=True)[2]
-
-
 @pytest.fixture(scope="module")
 def noise():
-    """Return maps that have something at every multipole."""
-    numbers = np.random.default_rng(4).lognormal(0.0, 1.0, (2, NPIX)).astype(np.float32)
-    return {"a": numbers[0], "b": numbers[1] * np.linspace(1, 9, NPIX, dtype=np.float32)}
+    return lognormal_maps()
 
 
 @pytest.fixture
@@ -132,15 +100,6 @@ def test_an_unknown_beam_stays_unknown(tmp_path, noise):
 
 
 # ---- pixels that are missing ---------------------------------------------------------------------------------------
-
-
-def holes():
-    """Return where pixels are missing: a cap, a slit, and some here and there."""
-    missing = heights() > 0.5
-    missing |= np.abs(hp.pix2vec(NSIDE, np.arange(NPIX), nest=True)[0]) < 0.08
-    missing[np.random.default_rng(1).integers(0, NPIX, 200)] = True
-    missing[: NPIX // 12] = True  # a whole tile
-    return missing
 
 
 @pytest.mark.parametrize("precision", ["single", "double"])
@@ -233,18 +192,18 @@ def test_every_parameter_changes_the_map(tmp_path, noise, option):
 
 @pytest.mark.parametrize("method", ["harmonic", "local"])
 def test_the_least_weight_changes_where_there_is_a_value(tmp_path, method):
-    grid = Tiling(NSIDE, 4)
+    grid = Tiling(NSIDE, 2)
     values = np.full(NPIX, np.nan, np.float32)
-    values[grid.tile_slice(70)] = 1.0
-    sky = put(tmp_path / "sky.zarr", {"a": values, "mask_m": (heights() > 0.0).astype(np.uint8)}, tile_nside=4)
-    values[grid.tile_slice(70)][::3] = np.nan
+    values[grid.tile_slice(20)] = 1.0
+    sky = put(tmp_path / "sky.zarr", {"a": values, "mask_m": (heights() > 0.0).astype(np.uint8)}, tile_nside=2)
+    values[grid.tile_slice(20)][::3] = np.nan
     put(sky, {"b": values})
     counts = []
     for least in (0.001, 0.1, 0.4):
         options = {**DEGREES, "method": method, "least_weight": least, "overwrite": True}
         smooth(sky, ["a", "b"], FWHM, **options).run(progress=False)
         counts.append([int(np.isfinite(get(sky, f"{name}_smooth")).sum()) for name in "ab"])
-    assert counts[0] == [64, 42]
+    assert counts[0] == [256, 170]
     assert counts[0][1] >= counts[1][1] > counts[2][1]
     assert counts[1][0] > counts[2][0]
 
@@ -252,7 +211,7 @@ def test_the_least_weight_changes_where_there_is_a_value(tmp_path, method):
 def test_another_store_with_other_tiles(sky, noise, tmp_path):
     smooth(sky, "a", FWHM, **DEGREES).run(progress=False)
     other = str(tmp_path / "other.zarr")
-    stores.create(other, NSIDE, frame="galactic", tile_nside=8)
+    stores.create(other, NSIDE, frame="galactic", tile_nside=2)
     smooth(sky, ["a", "b"], FWHM, out=["a", "c"], out_store=other, **DEGREES).run(progress=False)
     np.testing.assert_array_equal(get(other, "a"), get(sky, "a_smooth"))
     new = str(tmp_path / "new.zarr")
@@ -320,174 +279,3 @@ def test_the_estimate_grows_with_the_work():
     assert cost(precision="double") > cost()
     assert cost(lmax=1500) > cost()
     assert cost(nside=1024) > cost()
-
-
-# ---- the same bytes ------------------------------------------------------------------------------------------------
-
-
-def test_the_same_bytes_whatever_makes_them(tmp_path):
-    values = np.random.default_rng(2).lognormal(0, 1, 12 * 64**2).astype(np.float32)
-    values[:5000] = np.nan
-    sky = put(tmp_path / "sky.zarr", {"a": values}, nside=64)
-    digests, stages = [], set()
-    needed = smooth(sky, "a", FWHM, out_store=tmp_path / "0.zarr", **DEGREES).task_memory
-    short = {"threads": 1, "memory": 250_000_000 + int(0.9 * needed)}
-    for number, options in enumerate(({"threads": 1}, {"threads": 2}, short)):
-        plan = smooth(sky, "a", FWHM, out_store=tmp_path / f"{number}.zarr", **{**DEGREES, **options})
-        stages.add(next(note for note in plan.notes if note.startswith("stages")))
-        report = plan.run(progress=False)
-        assert report.peak_memory <= report.planned_memory
-        digests.append(content(tmp_path / f"{number}.zarr", "a_smooth"))
-    assert digests[0] == digests[1] == digests[2]
-    assert len(stages) == 2
-
-
-@pytest.mark.parametrize(
-    ("owner", "method", "allowed"),
-    [
-        (BandTask, "work", 1),
-        (BandTask, "work", 3),
-        (BlockTask, "work", 5),
-        (BlockTask, "work", 17),
-        (PixelTask, "work", 1),
-        (PixelTask, "work", 3),
-        (staged_maps.Pieces, "tile", 0),
-        (staged_maps.Pieces, "tile", 31),
-    ],
-)
-def test_a_run_that_stops_goes_on(tmp_path, noise, monkeypatch, owner, method, allowed):
-    values = np.where(holes(), np.float32(np.nan), noise["a"])
-    sky = put(tmp_path / "sky.zarr", {"a": values}, tile_nside=2)
-    calls = []
-    undisturbed = getattr(owner, method)
-
-    def counting(self, *arguments):
-        calls.append(arguments)
-        return undisturbed(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, method, counting)
-        smooth(sky, "a", FWHM, out="whole", **DEGREES).run(progress=False)
-        total = len(calls)
-        calls.clear()
-
-        def stopped(self, *arguments):
-            calls.append(arguments)
-            if len(calls) > allowed:
-                raise KeyboardInterrupt
-            return undisturbed(self, *arguments)
-
-        patch.setattr(owner, method, stopped)
-        with pytest.raises(KeyboardInterrupt):
-            smooth(sky, "a", FWHM, **DEGREES).run(progress=False)
-        assert Path(f"{sky}.scratch").exists()
-        patch.setattr(owner, method, counting)
-        calls.clear()
-        smooth(sky, "a", FWHM, **DEGREES).run(progress=False)
-    # Of a tile both the map and the weights are put together, or neither.
-    done = allowed - allowed % 2 if owner is staged_maps.Pieces else allowed
-    assert len(calls) == total - done
-    np.testing.assert_array_equal(get(sky, "a_smooth"), get(sky, "whole"))
-    assert not Path(f"{sky}.scratch").exists()
-
-
-def test_finished_maps_are_verified_and_other_runs_are_told(sky):
-    smooth(sky, "a", FWHM, **DEGREES).run(progress=False)
-    wanted = content(sky, "a_smooth")
-    assert smooth(sky, "a", FWHM, **DEGREES).run(progress=False).counts == {"verified": 12}
-    (Path(sky) / "a_smooth" / "c" / "3").unlink()
-    assert smooth(sky, "a", FWHM, **DEGREES).run(progress=False).counts == {"verified": 11, "computed": 1}
-    assert content(sky, "a_smooth") == wanted
-    with pytest.raises(IdentityError, match="made by another run"):
-        smooth(sky, "a", 7.0, **DEGREES)
-    smooth(sky, "a", 7.0, overwrite=True, **DEGREES).run(progress=False)
-    assert content(sky, "a_smooth") != wanted
-
-
-def test_a_cluster_makes_the_same_bytes(sky, tmp_path):
-    from faulty import cluster
-
-    smooth(sky, "a", FWHM, **DEGREES).run(progress=False)
-    with cluster(workers=2) as client:
-        smooth(sky, "a", FWHM, out_store=tmp_path / "other.zarr", **DEGREES).run(client, progress=False)
-    assert content(tmp_path / "other.zarr", "a_smooth") == content(sky, "a_smooth")
-
-
-# ---- bad input -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("option", "told"),
-    [
-        ({"fwhm": None}, "not both"),
-        ({"to_fwhm": 9.0}, "not both"),
-        ({"from_fwhm": 1.0}, "not both"),
-        ({"fwhm": None, "from_fwhm": 5.0, "to_fwhm": 5.0}, "wider"),
-        ({"fwhm": None, "to_fwhm": 3.0}, "wider"),
-        ({"fwhm": 0.0}, "above 0"),
-        ({"fwhm": -2.0}, "above 0"),
-        ({"fwhm": float("inf")}, "above 0"),
-        ({"fwhm": 200.0}, "below 180 deg"),
-        ({"fwhm": None, "to_fwhm": 9.0, "from_fwhm": -1.0}, "from_fwhm"),
-        ({"unit": "feet"}, "unit"),
-        ({"method": "fast"}, "method"),
-        ({"method": "local", "lmax": 10}, "belongs to the harmonic way"),
-        ({"method": "local", "fwhm": 0.5}, "pixel"),
-        ({"lmax": 96}, "3 nside - 1"),
-        ({"weights": "iterate"}, "weights"),
-        ({"iterations": -1}, "iterations"),
-        ({"least_weight": 1.0}, "least_weight"),
-        ({"precision": "half"}, "precision"),
-        ({"transpose": "mail"}, "transpose"),
-        ({"maps": []}, "one at least"),
-        ({"maps": ["a", "a"]}, "once"),
-        ({"maps": "mask_m"}, "float32"),
-        ({"out": "a"}, "is a map that is read"),
-        ({"out": ["x", "y"]}, "name of its own"),
-    ],
-)
-def test_options_that_make_no_sense(sky, option, told):
-    put(sky, {"mask_m": np.zeros(NPIX, np.uint8)})
-    maps = option.get("maps", "a")
-    options = {"fwhm": FWHM, **DEGREES, **{key: value for key, value in option.items() if key != "maps"}}
-    with pytest.raises(InputError, match=told):
-        smooth(sky, maps, **options)
-    assert set(stores.infos(sky)) == {"a", "b", "mask_m"}
-
-
-def test_maps_and_stores_that_are_not_there(sky, tmp_path):
-    with pytest.raises(MissingMapError):
-        smooth(sky, "nothing", FWHM, **DEGREES)
-    with pytest.raises(MissingMapError):
-        smooth(sky, "a", FWHM, mask="nothing", **DEGREES)
-    stores.create(tmp_path / "coarse.zarr", 16, frame="galactic")
-    with pytest.raises(InputError, match="has nside 16"):
-        smooth(sky, "a", FWHM, out_store=tmp_path / "coarse.zarr", **DEGREES)
-    stores.create(tmp_path / "icrs.zarr", NSIDE, frame="icrs")
-    with pytest.raises(InputError, match="in icrs"):
-        smooth(sky, "a", FWHM, out_store=tmp_path / "icrs.zarr", **DEGREES)
-
-
-@pytest.mark.parametrize("value", [-1.0, np.nan, np.inf])
-def test_masks_that_are_none(sky, value):
-    weight = np.ones(NPIX, np.float32)
-    weight[1000] = value
-    put(sky, {"weight_w": weight})
-    with pytest.raises(InputError, match="a weight is a finite number"):
-        smooth(sky, "a", FWHM, mask="weight_w", **DEGREES).run(progress=False)
-    assert not Path(f"{sky}.scratch").exists()
-
-
-@pytest.mark.parametrize("method", ["harmonic", "local"])
-def test_a_mask_that_leaves_nothing(sky, method):
-    put(sky, {"mask_m": np.ones(NPIX, np.uint8)})
-    with pytest.raises(InputError, match="no value anywhere"):
-        smooth(sky, "a", FWHM, mask="mask_m", **{**DEGREES, "method": method}).run(progress=False)
-
-
-def test_a_damaged_map_is_told(tmp_path):
-    sky = str(tmp_path / "sky.zarr")
-    sm.simulate("dust", sky, NSIDE, seed=1, maps=["i160"], tile_nside=2).run(progress=False)
-    (Path(sky) / "i160" / "c" / "7").unlink()
-    with pytest.raises(RunError, match="tile 7 of map 'i160'"):
-        smooth(sky, "i160", FWHM, **DEGREES).run(progress=False)

@@ -236,8 +236,7 @@ def test_the_plane_has_no_seam():
             both = (one >= 0) & (other >= 0)
             around = geometry.pixel_neighbours(nside, one[both])
             assert (around == other[both][:, np.newaxis]).any(axis=1).all()
-        empty = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if panel(base, i, j) is None]
-        assert len(empty) == 2
+        assert [panel(base, i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)].count(None) == 2
 
 
 @pytest.mark.parametrize("tile_nside", [1, 2, 4])
@@ -399,7 +398,6 @@ def test_negative_weights_are_refused(tmp_path):
 def test_the_peak_stays_below_the_plan(tiling, tile, pixels, maps, mask):
     fwhm = pixels * math.sqrt(tiling.pixel_area)
     halo = halo_width(tiling.nside, fwhm)
-    # Mostly a part alone: the blocks are what they are, and the test is short.
     keep = 150 if pixels > 2.5 else 10**6
     geometry.morton(math.isqrt(tiling.tile_npix))
 
@@ -418,9 +416,6 @@ def test_the_peak_stays_below_the_plan(tiling, tile, pixels, maps, mask):
     finally:
         tracemalloc.stop()
     planned = local.local_memory(tiling, fwhm, maps, mask)
-    print(
-        {part: f"{size / 1e6:.0f} MB" for part, size in planned.items()}, f"peak {peak / 1e6:.0f} MB", smoother.counts
-    )
     assert peak <= sum(planned.values()) <= 3 * peak
 
 

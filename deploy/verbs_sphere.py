@@ -110,6 +110,25 @@ SPHERE = (
         "skymill smooth sky.zarr i160 i500 --from-fwhm 4 --to-fwhm 5",
     ),
     Verb(
+        "resample",
+        "bring maps to another nside by way of their a_lm: no aliasing",
+        (
+            store_option(),
+            Option("out_store", "path", "store to write, made if it is not there", required=True, positional=True),
+            Option("nside", "integer", "its resolution", required=True),
+            Option("maps", "one or more texts", "which maps; default all of numbers"),
+            Option("lmax", "integer", "largest multipole that is kept; default twice the smaller nside"),
+            Option("pixel_window", "switch", "averages over pixels become averages over the new ones", default=True),
+            Option("mask", "text", "map of weights; pixels without a value are left out anyway"),
+            Option("least_weight", "number", "no value where less than this share had one", default=0.5),
+            Option("weights", "text", "quadrature", default="ring", choices=("ring", "pixel")),
+            Option("iterations", "integer", "rounds of least squares", default=0),
+            *_STAGES,
+            OVERWRITE,
+        ),
+        "skymill resample sky.zarr coarse.zarr --nside 256",
+    ),
+    Verb(
         "synthesize",
         "make Gaussian skies of given power spectra",
         (

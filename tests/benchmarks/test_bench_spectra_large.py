@@ -73,7 +73,7 @@ def test_full_sky(folder):
         made = command(folder, "synthesize", folder / "cl.txt", sky, "--name", "g", "--nside", NSIDE, "--seed", 1)
     plan = sm.spectra(sky, [("g", "g")], lmax=LMAX)
     shutil.rmtree(folder / "result", ignore_errors=True)
-    report = command(folder, "spectra", sky, "--pairs", "g,g", "--lmax", LMAX, "--out-dir", folder / "result")
+    report = command(folder, "spectra", sky, "g,g", "--lmax", LMAX, "--out-dir", folder / "result")
     found = read(folder / "result")["cl"].values[0]
     # The C_l of one sky scatter by sqrt(2 / (2 l + 1)) about those that it was drawn from.
     scatter = (found[2:] / truth[2:] - 1) * np.sqrt((2 * ell[2:] + 1) / 2)

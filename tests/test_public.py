@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import doctest
 import importlib
 import inspect
@@ -40,8 +41,11 @@ def documented(text: str) -> list[str]:
 
 
 def accepted(thing: Callable[..., Any]) -> list[str]:
+    """The parameters that a thing takes; fields that a dataclass has from another one are documented there."""
     names = [name for name in inspect.signature(thing).parameters if not name.startswith("_")]
-    return [name for name in names if name not in ("self", "cls")]
+    above = thing.__mro__[1:] if inspect.isclass(thing) else ()
+    inherited = {field.name for each in above if dataclasses.is_dataclass(each) for field in dataclasses.fields(each)}
+    return [name for name in names if name not in ("self", "cls") and name not in inherited]
 
 
 def defined_in(module: ModuleType) -> Iterator[tuple[str, Callable[..., Any]]]:

@@ -266,21 +266,21 @@ def spectra(
         )
         report = RunReport("spectra", plan.target)
         with accounted(report, plan, run):
-            found = measure(analysis, Stages(space, run, report))
-        space.remove()
+            try:
+                found = measure(analysis, Stages(space, run, report))
+            except InputError:
+                space.remove()  # nothing there is of use to a run with better input
+                raise
         found.attrs |= {"provenance": json.dumps(facts), "weights": weights, "run": report.to_json()}
         if folder is not None:
             write(found, folder, facts)
+        space.remove()  # last: where the result cannot be written, the next run has it at once
         return found
 
     def measure(analysis: Analysis, stages: Stages) -> xr.Dataset:
-        try:
-            pseudo, moments = analysis.pseudo_spectra(stages)
-            mask_cl = analysis.mask_spectra(stages)
-        except InputError:
-            stages.scratch.remove()  # nothing there is of use to a run with better input
-            raise
-        estimator = Estimator(request.maps, request.lmax, request.bins, mask_cl, moments)
+        pseudo, moments = analysis.pseudo_spectra(stages)
+        mask_cl = analysis.mask_spectra(stages)
+        estimator = Estimator(request.maps, request.lmax, request.bins, mask_cl, moments, threads)
         found = assemble(
             request.pairs,
             pseudo,
@@ -322,8 +322,9 @@ def _mask_power(mask_cl: Mapping[tuple[str, str], Floats], moments: Mapping[Weig
         return 1.0
     from .coupling import mask_power
 
-    caught = [mask_power(found, moments[pair][0]) for pair, found in mask_cl.items() if pair[0] == pair[1]]
-    least = min(caught)
+    alone = [pair for pair in mask_cl if pair[0] == pair[1]]
+    # A single pair of two masks has only the power that they share.
+    least = min(mask_power(mask_cl[pair], moments[pair][0]) for pair in alone or mask_cl)
     if least < LEAST_MASK_POWER:
         log.warning(
             "the spectrum of a mask holds %.2f %% of its power up to lmax_mask; raise lmax_mask, or apodise the mask "

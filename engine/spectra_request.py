@@ -161,6 +161,8 @@ def _places(where: str, there: str, pairs: Sequence[Sequence[str]]) -> tuple[lis
     for first, second in pairs:
         label = f"other:{second}" if there != where and second in firsts else second
         places[label] = (there, second)
+        if (first, label) in named:
+            raise InputError(f"`pairs` hold {(first, second)!r} more than once; name each pair of maps once.")
         named.append((first, label))
     for store in {where, there}:
         stores.require_maps(store, sorted({name for address, name in places.values() if address == store}))
@@ -296,4 +298,5 @@ def facts_of_beam(beam: Beam | Mapping[str, Beam] | None) -> Any:
         return beam
     if isinstance(beam, os.PathLike):
         return os.fspath(beam)
-    return [float(value) for value in np.asarray(beam, dtype=np.float64) if math.isfinite(value)]
+    values = np.asarray(beam, dtype=np.float64)  # an array without dimensions is a number
+    return float(values) if values.ndim == 0 else [float(value) for value in values if math.isfinite(value)]

@@ -180,8 +180,10 @@ class BandTask(Step):
                 known = self.read_rows(self.subtract, each.label, number)
                 watch.lap("read")
                 model = ducc0.sht.leg2map(leg=known[None], **self.along_rows(number))[0]
-                values = values - model
-                del known, model
+                del known
+                # Not into `values`: they may be weights that other fields need.
+                values = np.subtract(values, model, out=model)
+                del model
             rings = ducc0.sht.map2leg(map=values[None], mmax=layout.lmax, ringfactor=factor, **self.along_rows(number))[
                 0
             ]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..chunking.errors import FormatError, IdentityError
+from ..chunking.errors import FormatError, IdentityError, InputError
 from .figures import save
 from .figures_spectra import ratio_figure, spectra_figure
 from .records import write_text
@@ -117,12 +117,20 @@ def read_finished(
 
     Raises
     ------
+    InputError
+        If what is there is a file and no folder.
     IdentityError
         If another run has made what is there, and `overwrite` is not set.
     FormatError
         If what is there cannot be read, and `overwrite` is not set.
     """
     folder = Path(out_dir)
+    # Told now, not after hours of work.
+    for path in (folder, *folder.parents):
+        if path.exists():
+            if not path.is_dir():
+                raise InputError(f"`out_dir` {folder} came, but {path} is a file; give the path of a folder.")
+            break
     if not os.path.lexists(folder / DATA):
         return None
     try:

@@ -217,14 +217,27 @@ class Layout:
             "spectra": 8 * 8 * (self.lmax + 1) * max(1, fields),
         }
 
-    def scratch_bytes(self, fields: int) -> int:
-        """Return the bytes of the ring coefficients of some fields, all bands together."""
-        total = 0
+    def scratch_bytes(self, fields: int, rounds: int = 0) -> int:
+        """Return the bytes that the analysis of some fields holds in scratch space at once, at most.
+
+        Parameters
+        ----------
+        fields : int
+            How many.
+        rounds : int
+            Iterations: then what goes back to the rows lies beside what came from them, and the a_lm of one round
+            beside those of the next.
+        """
+        rings = 0
         for band in range(self.n_bands):
             first, stop = self.rows(band)
             orders = min(self.lmax + 1, self.stored_blocks(band) * self.width)
-            total += (stop - first) * orders * self.complex.itemsize
-        return fields * total
+            rings += (stop - first) * orders * self.complex.itemsize
+        harmonics = 0
+        for block in range(self.n_blocks):
+            first, stop = self.orders(block)
+            harmonics += (stop - first) * (self.lmax + 1 - first) * self.harmonic.itemsize
+        return fields * (min(rounds + 1, 2) * rings + min(rounds, 2) * harmonics)
 
 
 def largest_task(*tasks: Mapping[str, int]) -> dict[str, int]:

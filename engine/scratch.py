@@ -104,11 +104,12 @@ class FolderScratch:
         return np.frombuffer(content, dtype=dtype)
 
     def _damaged(self, key: str, what: str, *, lost: bool = False) -> FormatError:
-        # A key is stage/field/number; without its note the step counts as not done.  Where an object is lost, others
-        # may be: a stage whose results were not needed any more lost them all.
+        # A key is stage/field/number; without its note the step counts as not done.  An object is lost where somebody
+        # cleaned up, or where a step is done again whose sources were not needed any more: then all begins anew.
         stage, _, number = key.split("/")
-        for note in [f"{DONE}/{stage}"] if lost else [done_key(stage, ALL), done_key(stage, number)]:
-            objects.delete_prefix(self.where, note)
+        for note in [DONE] if lost else [done_key(stage, ALL), done_key(stage, number)]:
+            with contextlib.suppress(OSError):  # another task may just be noting something there
+                objects.delete_prefix(self.where, note)
         return FormatError(
             f"{key} in the scratch space {self.where} {what}. Run the same command again; it makes it again."
         )

@@ -98,7 +98,8 @@ class Analysis:
     def scratch_bytes(self) -> int:
         """Return the bytes of scratch space that are taken at once, at most."""
         fields, masks = len(self.request.places), len(self.mask_places)
-        return max(self.layout.scratch_bytes(fields) * (2 if self.rounds else 1), self.mask_layout.scratch_bytes(masks))
+        layout, mask_layout = self.layout, self.mask_layout
+        return max(layout.scratch_bytes(fields, self.rounds), mask_layout.scratch_bytes(masks, self.rounds))
 
     def cost(self) -> Cost:
         """Return what all stages cost."""

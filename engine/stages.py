@@ -143,6 +143,8 @@ class Stages:
             rings, start = f"{name}rings{round_ + 1}", orders
             again = BandTask(layout, self.scratch, rings, tuple(fields), ring_weights, subtract=orders)
             self.go(again, bands, "rows")
+            for label in labels:  # the next round needs the a_lm alone
+                self.scratch.remove(f"{orders}/{label}/")
         return rings, start, noted
 
 

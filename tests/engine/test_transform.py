@@ -252,6 +252,27 @@ def test_the_same_bytes_for_any_band_and_any_number_of_threads(tmp_path, sky, pr
     assert len(set(pixels)) == 1
 
 
+@pytest.mark.parametrize("rounds", [0, 1, 2, 3])
+def test_scratch_space_takes_what_was_said(tmp_path, sky, rounds):
+    where, _ = sky
+    layout = layout_of(where, 2 * NSIDE, "single", width=16)
+    most = [0]
+
+    class Measured(FolderScratch):
+        def write(self, key, parts):
+            super().write(key, parts)
+            objects = [path for path in tmp_path.rglob("*/f?*/*") if path.is_file()]
+            most[0] = max(most[0], sum(path.stat().st_size for path in objects))
+
+    stages = stages_in(tmp_path, threads=1)
+    stages.scratch = Measured(str(tmp_path))
+    rings, start, _ = stages.analyse(layout, fields_of(where, "a", "b"), iterations=rounds)
+    stages.go(BlockTask(layout, stages.scratch, "s", ("f0", "f1"), rings, start, pairs=((0, 1),)), range(9), "")
+    said = layout.scratch_bytes(2, rounds)
+    index = 2 * 2 * layout.n_bands * (24 * layout.n_blocks + 8) * 2
+    assert 0.95 * said < most[0] < said + index
+
+
 def test_a_step_that_is_done_is_not_done_again_and_a_refusal_is_told(tmp_path, sky):
     where, _ = sky
     layout = layout_of(where, 16, "single")

@@ -146,10 +146,10 @@ def test_a_poisoned_step_is_set_aside_and_alone_done_again(sky, folder, client, 
 
 
 def damage(sky, key):
-    """Flip a bit of an object of scratch space, in the middle."""
+    """Flip a bit of an object of scratch space, in one of its later parts."""
     (path,) = Path(f"{sky}.scratch").glob(f"*/{key}")
     whole = bytearray(path.read_bytes())
-    whole[len(whole) // 3] ^= 1
+    whole[2 * len(whole) // 3] ^= 1
     path.write_bytes(bytes(whole))
 
 
@@ -160,16 +160,16 @@ def lose(sky, key):
 
 @pytest.mark.parametrize("harm", [damage, lose])
 @pytest.mark.parametrize(
-    ("moment", "key", "runs"),
+    ("moment", "key", "again"),
     [
-        ("write:orders0/map0/4", "rings0/map0/5", 2),
+        ("write:orders0/map0/4", "rings0/map0/5", 1),
+        ("write:rings1/map0/4", "orders0/map0/6", 2),
+        # What these were made from is gone by then: that is found out first.
         ("write:spectra/spectra/5", "rings1/map1/2", 2),
-        # What these were made from is gone by then: that is found out, and made again as well.
-        ("note:done/rings1/2.json", "orders0/map0/6", 4),
-        ("write:spectra/spectra/5", "orders0/map0-alm/6", 4),
+        ("write:spectra/spectra/5", "orders0/map0-alm/6", 2),
     ],
 )
-def test_scratch_space_that_is_damaged_is_made_again(sky, folder, moment, key, runs, harm):
+def test_scratch_space_that_is_damaged_is_made_again(sky, folder, moment, key, again, harm):
     wanted = fateful.measure(sky)
     fate = Fate(folder, kills=(moment,))
     child = faulty.processes().Process(target=fateful.measure_fatefully, args=(sky, fate), kwargs={"threads": 1})
@@ -178,7 +178,7 @@ def test_scratch_space_that_is_damaged_is_made_again(sky, folder, moment, key, r
     assert child.exitcode == -signal.SIGKILL
     harm(sky, key)
     words = []
-    for _ in range(runs):
+    for _ in range(again + 1):
         try:
             assert fateful.measure(sky) == wanted
             break
@@ -193,10 +193,10 @@ def test_scratch_space_that_is_damaged_is_made_again(sky, folder, moment, key, r
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of one megabyte; the run needs somewhat less than half of it."""
+    """A file system of two megabytes; the run needs about half of it."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=755", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m,mode=755", "tmpfs", str(folder)]
     if os.geteuid() != 0 or shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("a small file system can be mounted by root only")
     yield folder
@@ -236,7 +236,7 @@ def test_a_scratch_space_that_fills_under_the_run(sky, small_disk, client, where
     assert list(small_disk.iterdir()) == []
 
 
-def test_no_space_at_the_nth_write_for_many_n(sky, monkeypatch):
+def test_no_space_at_the_nth_write(sky, monkeypatch):
     wanted = fateful.measure(sky)
     left = [10**9]
 
@@ -261,8 +261,8 @@ def test_no_space_at_the_nth_write_for_many_n(sky, monkeypatch):
             words.append(str(error))
         left[0] = 10**9
         assert fateful.measure(sky, threads=1) == wanted
-        number += 7
-    assert len(words) > 8
+        number += 17
+    assert len(words) >= 4
     assert all("Free some space" in said for said in words)
 
 

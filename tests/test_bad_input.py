@@ -51,12 +51,13 @@ def calls(world):
         "apodize": {"store": sky, "mask": "mask_unobserved", "scale": 20.0},
         "spectra": {"store": sky, "pairs": [("i160", "i250")], "mask": "mask_unobserved", "errors": "monte-carlo"},
         "smooth": {"store": sky, "maps": ["i160"], "fwhm": 20.0, "unit": "deg"},
+        "resample": {"store": sky, "out_store": str(world / "new.zarr"), "nside": 4},
         "synthesize": {"cl": [0.0, 0.0, 1.0], "store": str(world / "new.zarr"), "nside": 8},
     }
 
 
 VERBS = ("simulate", "ingest", "prepare", "train", "predict", "residual", "hand_down", "ratio", "evaluate",
-         "correlate", "degrade", "export", "apodize", "spectra", "smooth", "synthesize")  # fmt: skip
+         "correlate", "degrade", "export", "apodize", "spectra", "smooth", "resample", "synthesize")  # fmt: skip
 
 MAKERS = ("simulate", "ingest", "synthesize")  # of stores
 

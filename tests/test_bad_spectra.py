@@ -58,15 +58,17 @@ def calls(world):
         "spectra": {"store": sky, "pairs": [("i160", "i160"), ("i160", "i500")], "mask": "weight_half", "lmax": 16},
         "apodize": {"store": sky, "mask": "weight_half", "scale": 20.0, "out": "weight_new"},
         "smooth": {"store": sky, "maps": ["i160"], "fwhm": 20.0, "unit": "deg"},
+        "resample": {"store": sky, "out_store": str(world / "new.zarr"), "nside": NSIDE // 2, "maps": ["i160"]},
         "synthesize": {"cl": [0.0, 0.0, 1.0, 1.0], "store": sky, "name": "new"},
     }
 
 
-@pytest.mark.parametrize("verb", ["spectra", "apodize", "smooth", "synthesize"])
+@pytest.mark.parametrize("verb", ["spectra", "apodize", "smooth", "resample", "synthesize"])
 def test_these_calls_are_all_right(world, tmp_path, verb):
     """So that what the other tests refuse is refused for what they change."""
     shutil.copytree(world / "sky.zarr", tmp_path / "sky.zarr")
-    assert getattr(sm, verb)(**{**calls(world)[verb], "store": tmp_path / "sky.zarr"}).run(progress=False) is not None
+    changed = {"store": tmp_path / "sky.zarr"} | ({"out_store": tmp_path / "new.zarr"} if verb == "resample" else {})
+    assert getattr(sm, verb)(**{**calls(world)[verb], **changed}).run(progress=False) is not None
 
 
 FAULTS = [
@@ -141,6 +143,17 @@ FAULTS = [
     ("smooth", {"out": ["i160"]}, "i160"),
     ("smooth", {"mask": "weight_haf"}, "did you mean 'weight_half'"),
     ("smooth", {"out_store": "fine.zarr"}, "nside"),
+    ("resample", {"nside": NSIDE}, "nside"),
+    ("resample", {"nside": 3}, "power of two"),
+    ("resample", {"nside": 2 * NSIDE, "out_store": "icrs.zarr"}, "nside"),
+    ("resample", {"nside": 2 * NSIDE, "out_store": "cl.txt"}, "is a file; a sky store is a folder"),
+    ("resample", {"nside": NSIDE // 2, "lmax": 3 * NSIDE // 2}, "3 nside - 1"),
+    ("resample", {"maps": ["i16O"]}, "did you mean 'i160'"),
+    ("resample", {"maps": ["mask_all"]}, "mask_all"),
+    ("resample", {"mask": "weight_haf"}, "did you mean 'weight_half'"),
+    ("resample", {"mask": "weight_nan"}, "holds nan"),
+    ("resample", {"least_weight": 0.0}, "above 0"),
+    ("resample", {"weights": "iterat"}, "ring|pixel"),
     ("smooth", {"out_store": "cl.txt", "method": "harmonic"}, "is a file; a sky store is a folder"),
     ("synthesize", {"cl": "bins.csv"}, "are in bins"),
     ("synthesize", {"cl": "gap.csv", "name": "a"}, "every multipole"),

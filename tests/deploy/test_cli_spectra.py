@@ -200,6 +200,14 @@ def test_smooth_is_that_of_python(sky: str, capsys: pytest.CaptureFixture[str]) 
     assert float(made["s2"].std()) < 0.8 * float(made["cmb"].std())
 
 
+def test_resample_is_that_of_python(sky: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    say(["resample", sky, str(tmp_path / "words.zarr"), "--nside", "8", "--maps", "cmb", "--lmax", "12"], capsys)
+    sm.resample(sky, tmp_path / "python.zarr", 8, maps="cmb", lmax=12).run(progress=False)
+    words, python = (sm.open(tmp_path / f"{name}.zarr")["cmb"].values for name in ("words", "python"))
+    np.testing.assert_array_equal(words, python)
+    assert words.size == 768
+
+
 def test_synthesize_is_that_of_python(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cl = 1.0 / (1.0 + np.arange(33)) ** 2
     np.savetxt(tmp_path / "cl.txt", np.c_[np.arange(33), cl])

@@ -96,7 +96,7 @@ def delete_prefix(where: str, prefix: str) -> None:
 
         base = Path(where, prefix)
         if base.is_dir():
-            shutil.rmtree(base)
+            shutil.rmtree(base, onexc=_unless_gone)
         else:
             base.unlink(missing_ok=True)
         return
@@ -105,6 +105,11 @@ def delete_prefix(where: str, prefix: str) -> None:
         keys = [prefix]
     if keys:
         obstore.delete(_bucket(where), keys)
+
+
+def _unless_gone(_: object, __: str, error: BaseException) -> None:
+    if not isinstance(error, FileNotFoundError):  # another process may delete the same
+        raise error
 
 
 def put(where: str, key: str, content: bytes) -> None:

@@ -7,6 +7,7 @@ Does not cover: what the parts are (`transform.py`), and where scratch space goe
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 from collections.abc import Buffer, Iterable, Iterator
 from dataclasses import dataclass
@@ -125,7 +126,11 @@ class FolderScratch:
 
     def remove(self, prefix: str = "") -> None:
         """Remove everything below a prefix."""
-        objects.delete_prefix(self.where, prefix)
+        try:
+            objects.delete_prefix(self.where, prefix)
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:  # another process, at the same run, writes on
+                raise
         if not prefix and objects.is_local(self.where):
             above = Path(self.where).parent
             if above.suffix == SUFFIX:  # ours, beside a store; it may hold what another run left

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 from pathlib import Path
 
 import healpy as hp
@@ -13,6 +15,7 @@ import xarray as xr
 from skies import write_map
 from skymill.engine import spectra as module
 from skymill.engine.coupling import coupling_matrix
+from skymill.engine.scratch import FolderScratch
 
 NSIDE, LMAX = 16, 32
 NPIX = 12 * NSIDE**2
@@ -86,3 +89,23 @@ def test_a_result_that_cannot_be_written_is_there_for_the_next_run(sky, tmp_path
     assert '"verified"' in again.attrs["run"]
     assert math.isfinite(again["cl"].values.sum())
     assert not Path(sky + ".scratch").exists()
+
+
+def test_scratch_space_may_be_removed_by_two_at_the_same_time(tmp_path, monkeypatch):
+    space = FolderScratch(str(tmp_path / "sky.zarr.scratch" / "one"))
+    space.write("stage/field/0", [np.arange(3.0)])
+    unlink, rmdir = os.unlink, os.rmdir
+
+    def taken(*args, **options):
+        unlink(*args, **options)
+        raise FileNotFoundError(errno.ENOENT, "another process was faster")
+
+    def filled(*_, **__):
+        raise OSError(errno.ENOTEMPTY, "another process writes on")
+
+    monkeypatch.setattr(os, "unlink", taken)
+    monkeypatch.setattr(os, "rmdir", filled)
+    space.remove("stage/")
+    monkeypatch.setattr(os, "rmdir", rmdir)
+    space.remove()
+    assert not Path(space.where).exists()

@@ -21,6 +21,12 @@ RUNS = {
     "residual": "report = sm.residual(sky, 'i160', 'i250', threads=2).run()",
     "simulate": "report = sm.simulate('dust', folder + '/new.zarr', 1024, seed=1, threads=2).run()",
     "degrade": "report = sm.degrade(sky, folder + '/coarse.zarr', 256, threads=2).run()",
+    "synthesize": "report = sm.synthesize([1.0] * 2049, folder + '/g.zarr', nside=1024, threads=2).run()",
+    "smooth": "report = sm.smooth(sky, 'i160', 10.0, method='harmonic', threads=2).run()",
+    "smooth in double precision": (
+        "report = sm.smooth(sky, ['i160', 'i250'], 10.0, precision='double', iterations=1, out=['d', 'e']).run()"
+    ),
+    "smooth tile by tile": "report = sm.smooth(sky, 'i160', 10.0, method='local', out='l', threads=2).run()",
 }
 
 

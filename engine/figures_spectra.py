@@ -203,7 +203,9 @@ def _moved(dataset: xr.Dataset, shown: NDArray[np.intp], ell: Floats, order: int
     if "ell_start" not in dataset.coords or count == 1:
         return ell
     width = (dataset["ell_stop"].values - dataset["ell_start"].values)[shown]
-    moved: Floats = ell + width * 0.5 * (order - (count - 1) / 2) / count
+    shift = width * 0.5 * (order - (count - 1) / 2) / count
+    # A wide bin at small ell is wide on a logarithmic axis too; its points shall still be seen to be of one bin.
+    moved: Floats = ell + np.clip(shift, -0.03 * ell, 0.03 * ell)
     return moved
 
 

@@ -309,7 +309,6 @@ def resample(
         scratch_fields=2 * len(names),
         scratch=scratch,
         transpose=transpose,
-        before=into.create,
         notes=[f"maps    {', '.join(names)} from nside {fine.nside} to {into.tiling.nside}, lmax {top}"],
     ).plan(Worker.here(threads, parse_bytes(memory)))
 

@@ -93,8 +93,8 @@ def smooth(
     iterations : int
         Rounds of least squares of the harmonic way.
     precision : {"single", "double"}
-        Of the numbers on the way.  Single is right to 1e-7 of the brightest pixels: take double for the faint sky of a
-        map that goes over many orders of magnitude.
+        Of the numbers on the way.  Single is within 1e-7 of the brightest pixels, and of a dust map that goes over
+        three orders of magnitude within 6e-7 of every pixel; take double where there is more between faint and bright.
     scratch : str or path, optional
         Folder for what the stages hand on; see the plan for its size.
     transpose : str
@@ -119,6 +119,16 @@ def smooth(
     IdentityError
         If an output is there, made by another run.
 
+    Notes
+    -----
+    The harmonic way with ring weights and no iterations is the default because it is the nearest to the truth where
+    that is known.  For skies of C_l as l^-2 at nside 128, rms error over the rms of the smoothed sky: 8e-7 for a kernel
+    of 9 pixels and 5e-5 for one of 2 where the sky ends at ell = nside; 8e-6 and 2e-4 where it ends at 2 nside; 2e-5
+    and 3e-3 where it goes on to 3 nside, beyond what pixels hold.  With equal weights for all pixels these are 1e-4 to
+    3e-4.  Iterations help where a sky ends at 2 nside and `lmax` is set there (down to 1e-7), and harm maps that have
+    power beyond, such as dust with a sharp Galactic plane: against sums over pixels at nside 256 and 3 pixels FWHM
+    the rms relative difference is 3e-5, after one iteration 1.4e-4, and 2e-3 with `lmax` 2 nside.
+
     References
     ----------
     Gorski et al. 2005, ApJ 622, 759 (the grid); Knutsson & Westin 1993, Proc. IEEE CVPR, 515 (normalised convolution).
@@ -126,7 +136,6 @@ def smooth(
     Examples
     --------
     >>> import tempfile, skymill as sm
-    >>> from skymill.engine.smooth import smooth
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     _ = sm.simulate("dust", folder + "/sky.zarr", 16, seed=1, maps=["i160"]).run()
     ...     _ = smooth(folder + "/sky.zarr", "i160", 10.0, unit="deg").run()
@@ -221,6 +230,5 @@ def smooth(
         scratch_fields=2 * len(names),
         scratch=scratch,
         transpose=transpose,
-        before=into.create,
         notes=[why],
     ).plan(here)

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..chunking import objects
+from ..chunking import store as stores
 from ..chunking.errors import FormatError, InputError, RunError
 from .gather import from_ring_order, squares_in
 from .ledger import identity_of
@@ -135,8 +137,6 @@ class StagedMaps:
         Lines of the plan.
     alternatives : callable, optional
         See `Plan`.
-    before : callable, optional
-        Done first, before anything is written: makes the store, or says that none can be there.
     """
 
     verb: str
@@ -151,7 +151,6 @@ class StagedMaps:
     transpose: str
     notes: Sequence[str] = ()
     alternatives: Callable[[], Sequence[tuple[str, int]]] | None = None
-    before: Callable[[], object] | None = None
 
     def plan(self, worker: Worker) -> Plan[RunReport]:
         """Return the plan for a worker, with the highest bands that fit into its memory."""
@@ -199,8 +198,8 @@ class StagedMaps:
     def _execute(self, run: Run, plan: Plan[RunReport], layout: Layout) -> RunReport:
         from .. import __version__
 
-        if self.before is not None:
-            self.before()
+        if not stores.exists(self.target):
+            objects.check_free(self.target)  # told now, not when all stages are done and the first tile is written
         identity = identity_of({**self.facts, "target": self.target, "skymill": __version__})
 
         def space_for(needed: int) -> Scratch:

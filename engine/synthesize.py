@@ -133,7 +133,6 @@ def synthesize(
     Examples
     --------
     >>> import tempfile, numpy as np, skymill as sm
-    >>> from skymill.engine.synthesize import synthesize
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     cl = 1.0 / (1.0 + np.arange(48)) ** 2
     ...     _ = synthesize(cl, folder + "/sky.zarr", nside=16, seed=1).run()
@@ -209,7 +208,6 @@ def synthesize(
         scratch_fields=len(names),
         scratch=scratch,
         transpose=transpose,
-        before=creation(target, tiling, frame),
         notes=[f"maps    {', '.join(names)} of nside {tiling.nside}, seed {seed}"],
     )
     return maps.plan(Worker.here(threads, parse_bytes(memory)))

@@ -138,7 +138,7 @@ def smooth(
     >>> import tempfile, skymill as sm
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     _ = sm.simulate("dust", folder + "/sky.zarr", 16, seed=1, maps=["i160"]).run()
-    ...     _ = smooth(folder + "/sky.zarr", "i160", 10.0, unit="deg").run()
+    ...     _ = sm.smooth(folder + "/sky.zarr", "i160", 10.0, unit="deg").run()
     ...     sm.open(folder + "/sky.zarr")["i160_smooth"].attrs["units"]
     'MJy/sr'
     """

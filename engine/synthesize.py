@@ -135,7 +135,7 @@ def synthesize(
     >>> import tempfile, numpy as np, skymill as sm
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     cl = 1.0 / (1.0 + np.arange(48)) ** 2
-    ...     _ = synthesize(cl, folder + "/sky.zarr", nside=16, seed=1).run()
+    ...     _ = sm.synthesize(cl, folder + "/sky.zarr", nside=16, seed=1).run()
     ...     sm.open(folder + "/sky.zarr")["g"].dtype
     dtype('float32')
     """

@@ -14,6 +14,7 @@ import contextlib
 import json
 import zlib
 from collections.abc import Iterable
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -190,7 +191,7 @@ class ClusterScratch:
                 # The client knows what became of its actors, and asks by way of the scheduler.
                 return getattr(self._kept[place].result(PATIENCE_SECONDS), method)(*arguments).result(PATIENCE_SECONDS)
             return _ask_from(worker, *self.holders[place], method, arguments)
-        except (OSError, RuntimeError, TimeoutError, KeyError) as error:
+        except (OSError, RuntimeError, TimeoutError, KeyError, CancelledError) as error:
             raise RunError(
                 f"the worker {self.holders[place][0]} of the Dask cluster, which held results of a stage in its "
                 f"memory, is lost ({type(error).__name__}: {error}). Run the same command again: it begins anew. "

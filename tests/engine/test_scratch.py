@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -183,6 +185,41 @@ def test_damage_in_an_object_store_is_noticed_and_mended():
     with pytest.raises(errors.FormatError, match="does not hold part 0"):
         scratch.read("a/x/4", 0, 1, DOUBLE)
     assert [scratch.noted(done_key("a", number)) for number in (3, 4, ALL)] == [{}, None, None]
+
+
+def test_a_cluster_that_is_gone_is_told_as_such():
+    """Its scheduler and workers closed: words, at once, for the notes that the client asks for."""
+    with connect() as client:
+        scratch = ClusterScratch.of(client)
+        scratch.note("a/b/1", {})
+        client.cluster.close()
+        with pytest.raises(errors.RunError, match=r"is lost .* Run the same command again: it begins anew"):
+            scratch.noted("a/b/1")
+        scratch.remove()
+
+
+def test_what_a_cluster_held_goes_with_its_scratch_space(client):
+    scratch = ClusterScratch.of(client)
+    scratch.write("a/x/0", [np.zeros(1000)])
+    scratch.write("a/x/1", [np.zeros(500), np.zeros(500)])
+    assert sum(scratch.held_bytes()) == 16000
+    scratch.write("a/x/1", [np.zeros(1)])
+    assert sum(scratch.held_bytes()) == 8008
+    scratch.remove("a/")
+    assert sum(scratch.held_bytes()) == 0
+
+
+def test_scratch_space_is_small_when_it_is_sent(client):
+    assert len(pickle.dumps(ClusterScratch.of(client))) < 300
+    assert len(pickle.dumps(FolderScratch("/some/where"))) < 300
+
+
+def test_objects_of_a_stage_are_spread_evenly():
+    scratch = ClusterScratch([(f"tcp://{number}", "key") for number in range(5)])
+    for stage in ("rings0/map0", "orders/a"):
+        places = collections.Counter(scratch._place(f"{stage}/{number}") for number in range(50))
+        assert list(places.values()) == [10] * 5
+    assert scratch._place("rings0/map0/7") == ClusterScratch(scratch.holders)._place("rings0/map0/7")
 
 
 def test_the_folder_beside_a_store_goes_with_its_last_run(tmp_path):

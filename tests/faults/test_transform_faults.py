@@ -269,6 +269,11 @@ def test_no_space_at_the_nth_write(sky, monkeypatch):
 def test_the_memory_of_a_cluster_gives_the_same_bytes(sky, client):
     wanted = fateful.measure(sky)
     assert fateful.measure(sky, client, transpose="cluster") == wanted
+    fateful.draw(sky)
+    drawn = content(sky, "drawn", "ledger/drawn")
+    fateful.stores.delete_map(sky, "drawn")
+    fateful.draw(sky, client, transpose="cluster")
+    assert content(sky, "drawn", "ledger/drawn") == drawn
     assert not Path(f"{sky}.scratch").exists()
 
 

@@ -227,7 +227,10 @@ def smooth(
         memory=harmonic.memory,
         make=harmonic.make,
         tiles=lambda kernel, worker: tiles(kernel, worker, tile_memory(target_layout, 1)),
-        scratch_fields=2 * len(names),
+        scratch_fields=len(names),
+        # The weights of maps with holes come after the maps; an iteration keeps what it started from, a_lm included.
+        kept_fields=len(names),
+        rings_at_once=4 if iterations else 2,
         scratch=scratch,
         transpose=transpose,
         notes=[why],

@@ -128,7 +128,7 @@ class StagedMaps:
     tiles : callable
         (kernel, worker) -> the plan of `map_plan` that writes the tiles.
     scratch_fields : int
-        Sets of ring coefficients and pieces that are in scratch space at once, at most.
+        Fields that go through the stages at once.
     scratch : str or path, optional
         Option of the verb.
     transpose : str
@@ -137,6 +137,10 @@ class StagedMaps:
         Lines of the plan.
     alternatives : callable, optional
         See `Plan`.
+    kept_fields : int
+        Fields whose pieces wait while others go through the stages.
+    rings_at_once : int
+        Sets of ring coefficients of a field that are in scratch space at once, at most.
     """
 
     verb: str
@@ -151,6 +155,8 @@ class StagedMaps:
     transpose: str
     notes: Sequence[str] = ()
     alternatives: Callable[[], Sequence[tuple[str, int]]] | None = None
+    kept_fields: int = 0
+    rings_at_once: int = 2
 
     def plan(self, worker: Worker) -> Plan[RunReport]:
         """Return the plan for a worker, with the highest bands that fit into its memory."""
@@ -193,7 +199,8 @@ class StagedMaps:
     def scratch_bytes(self, layout: Layout) -> int:
         """Return the bytes of scratch space that are taken at once, at most."""
         pieces = layout.real.itemsize * layout.tiling.npix
-        return self.scratch_fields * max(2 * layout.scratch_bytes(1), layout.scratch_bytes(1) + pieces)
+        rings = layout.scratch_bytes(1)
+        return self.scratch_fields * max(self.rings_at_once * rings, rings + pieces) + self.kept_fields * pieces
 
     def _execute(self, run: Run, plan: Plan[RunReport], layout: Layout) -> RunReport:
         from .. import __version__

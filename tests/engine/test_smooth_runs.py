@@ -198,3 +198,27 @@ def test_a_damaged_map_is_told(tmp_path):
     (Path(sky) / "i160" / "c" / "7").unlink()
     with pytest.raises(RunError, match="tile 7 of map 'i160'"):
         smooth(sky, "i160", FWHM, **DEGREES).run(progress=False)
+
+
+@pytest.mark.parametrize("iterations", [0, 2])
+def test_scratch_space_stays_below_what_the_plan_says(tmp_path, noise, monkeypatch, iterations):
+    values = np.where(holes(), np.float32(np.nan), noise["a"])
+    sky = put(tmp_path / "sky.zarr", {"a": values})
+    most = 0
+    for owner in (BandTask, BlockTask, PixelTask):
+        undisturbed = owner.__call__
+
+        def looking(self, number, undisturbed=undisturbed):
+            nonlocal most
+            record = undisturbed(self, number)
+            files = [path for path in (tmp_path / "space").rglob("*") if path.is_file() and path.suffix != ".json"]
+            most = max(most, sum(path.stat().st_size for path in files))
+            return record
+
+        monkeypatch.setattr(owner, "__call__", looking)
+    plan = smooth(sky, "a", FWHM, iterations=iterations, scratch=tmp_path / "space", **DEGREES)
+    plan.run(progress=False)
+    told = next(note for note in plan.notes if note.startswith("scratch"))
+    number, unit = told.split()[1:]
+    planned = float(number) * {"kB": 1e3, "MB": 1e6}[unit]
+    assert 0.5 * planned < most < 1.02 * planned + 10_000

@@ -189,11 +189,12 @@ def interpolated_spectra(
             cross = measured.get((first, second), measured.get((second, first)))
             if cross is None:
                 continue
-            product = values * measured[(second, second)]
-            usable = (product > 0) & (values > 0) & np.isfinite(cross) & (ell > 1)
+            others = measured[(second, second)]
+            usable = (values > 0) & (others > 0) & np.isfinite(cross) & (ell > 1)
             if usable.any():
-                coefficient = np.clip(cross[usable] / np.sqrt(product[usable]), -1.0, 1.0)
-                size = np.sqrt(found[(first, first)] * found[(second, second)])
+                # Roots before products: far below the beam spectra are as large as numbers can be.
+                coefficient = np.clip(cross[usable] / np.sqrt(values[usable]) / np.sqrt(others[usable]), -1.0, 1.0)
+                size = np.sqrt(found[(first, first)]) * np.sqrt(found[(second, second)])
                 found[(first, second)] = np.interp(every, ell[usable], coefficient) * size
     return found
 

@@ -137,8 +137,10 @@ def make_directory(out_dir: str | os.PathLike[str]) -> Path:
     Raises
     ------
     InputError
-        If it cannot be made or written to.
+        If it is no folder of this machine, or cannot be made or written to.
     """
+    if not os.fspath(out_dir) or "://" in os.fspath(out_dir):
+        raise InputError(f"`out_dir` {os.fspath(out_dir)!r} came; give the name of a folder on this machine.")
     folder = Path(out_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,7 @@ from .binning import Bins
 from .ledger import identity_of, map_digest
 from .plan import Plan, Run
 from .records import RunReport
+from .report import make_directory
 from .rings import Layout, largest_task
 from .spectra_analysis import Analysis
 from .spectra_errors import simulated
@@ -29,6 +30,7 @@ from .spectra_request import (
     check_choice,
     check_removal,
     facts_of_beam,
+    facts_of_map,
     request_of,
 )
 from .spectra_result import assemble
@@ -221,6 +223,8 @@ def spectra(
             "errors": errors,
             "realisations": None if bars is None else bars.facts(),
         },
+        # A map made again may hold the same values and say otherwise what they are.
+        "maps": {name: facts_of_map(stores.info(*place), beam) for name, place in request.places.items()},
         "inputs": {f"{name} of {address}": map_digest(address, name) for address, name in sorted(used)},
     }
     folder = None if out_dir is None else os.fspath(out_dir)
@@ -254,6 +258,8 @@ def spectra(
         finished = None if folder is None else read_finished(folder, facts, overwrite=overwrite)
         if finished is not None:
             return finished
+        if folder is not None:
+            make_directory(folder)  # so that what cannot be written is told before hours of work
         bands = {"heights": [analysis.layout.height, analysis.mask_layout.height]}
         space = scratch_for(
             where,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..chunking import objects
 from ..chunking.errors import InputError
-from .correlated import interpolated_spectra
+from .correlated import factor_spectra, interpolated_spectra, spectra_matrix
 from .ledger import map_digest
 from .plan import Run
 from .scratch import FolderScratch, Scratch
@@ -164,6 +164,9 @@ def simulated(
     if seed < 0:
         raise InputError(f"`seed` {seed} came; give 0 or more.")
     given = None if fiducial is None else {_pair(key, request): _curve(key, cl) for key, cl in fiducial.items()}
+    if given is not None:
+        names = list(dict.fromkeys(name for pair in request.pairs for name in pair))
+        factor_spectra(spectra_matrix(given, names, request.lmax), names)  # tells what no maps can have
     # Nothing in a realisation depends on the layout, and iterations change it by less than it scatters.
     return Simulated(request, given, simulations, seed, precision, weights != "pixel")
 

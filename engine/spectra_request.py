@@ -189,7 +189,14 @@ def _halves(splits: Mapping[str, Sequence[str]], places: dict[str, Place]) -> di
         store = places[name][0]
         stores.require_maps(store, both)
         found[name] = (both[0], both[1])
-        places.update({half: (store, half) for half in both})
+        for half in both:
+            _check_values(stores.info(store, half))
+            known = places.setdefault(half, (store, half))
+            if known[0] != store:
+                raise InputError(
+                    f"`splits` of {name!r} names {half!r} of {store}, and {half!r} of {known[0]} is asked for too; "
+                    "measure the two in runs of their own."
+                )
     return found
 
 
@@ -284,6 +291,14 @@ def _stored_beam(info: MapInfo) -> float:
             f"{{{info.name!r}: FWHM}}."
         )
     return info.beam_fwhm_arcmin
+
+
+def facts_of_map(info: MapInfo, beam: Beam | Mapping[str, Beam] | None) -> dict[str, Any]:
+    """Return what a result takes over from the description of a map, JSON-able."""
+    given = list(beam.values()) if isinstance(beam, Mapping) else [beam]
+    stored = any(isinstance(each, str) and each == "store" for each in given)
+    known = {"unit": info.unit, "pixel_window": info.pixel_window}
+    return known | ({"beam": info.beam_fwhm_arcmin} if stored else {})
 
 
 def facts_of_beam(beam: Beam | Mapping[str, Beam] | None) -> Any:

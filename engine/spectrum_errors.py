@@ -79,7 +79,8 @@ def knox_error(cl_xy: ArrayLike, cl_xx: ArrayLike, cl_yy: ArrayLike, modes: Arra
     array([2., 1.])
     """
     xy, xx, yy, number = (np.asarray(each, np.float64) for each in (cl_xy, cl_xx, cl_yy, modes))
-    variance = (xy**2 + xx * yy) / (number * f_sky)
+    with np.errstate(over="ignore", invalid="ignore"):  # far below the beam spectra are beyond all numbers
+        variance = (xy**2 + xx * yy) / (number * f_sky)
     error: Floats = np.sqrt(np.where(variance >= 0, variance, np.nan))
     return error
 

@@ -199,7 +199,8 @@ class Estimator:
         transfer = self.transfer(a, b)
         if transfer is not None:
             divisor *= transfer
-        found: Floats = averaged / np.where(divisor == 0, np.nan, divisor)
+        with np.errstate(over="ignore"):  # far below the beam
+            found: Floats = averaged / np.where(divisor == 0, np.nan, divisor)
         return found
 
     def spectrum(self, a: str, b: str, pseudo: NDArray[np.floating]) -> Floats:

@@ -207,7 +207,9 @@ def check_space(where: str, needed: int) -> None:
     if not needed or not objects.is_local(where):
         return
     folder = Path(where)
-    above = next(path for path in (folder, *folder.parents) if path.is_dir())
+    above = next(path for path in (folder, *folder.parents) if path.exists())
+    if not above.is_dir():
+        raise InputError(f"the scratch space {where} cannot be made: {above} is a file. Give `scratch`, a folder.")
     free = shutil.disk_usage(above).free
     there = sum(size for _, size, _ in objects.listing(where, ""))
     if needed - there > free:

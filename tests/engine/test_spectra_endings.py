@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import shutil
 from pathlib import Path
 
 import healpy as hp
@@ -109,3 +110,60 @@ def test_scratch_space_may_be_removed_by_two_at_the_same_time(tmp_path, monkeypa
     monkeypatch.setattr(os, "rmdir", rmdir)
     space.remove()
     assert not Path(space.where).exists()
+
+
+@pytest.fixture
+def another(tmp_path, maps):
+    """A store with a map of the same name as one of the first store."""
+    return write_map(tmp_path / "another.zarr", NSIDE, maps["c"], "b")
+
+
+REFUSED = [
+    ({"splits": {"a": ("b", "c")}}, r"'b' of .*another.zarr is asked for too"),
+    ({"fiducial": {("a", "a"): np.ones(5), ("b", "b"): np.ones(LMAX + 1)}}, r"from 0 to 32"),
+    ({"fiducial": {("a", "a"): np.ones(LMAX + 1)}}, r"auto-spectrum of 'b' is missing"),
+    ({"fiducial": {("a", "a"): -np.ones(LMAX + 1), ("b", "b"): np.ones(LMAX + 1)}}, r"is negative at ell 0"),
+]
+
+
+@pytest.mark.parametrize(("options", "words"), REFUSED, ids=["halves", "short", "missing", "negative"])
+def test_what_cannot_be_is_told_by_the_plan(sky, another, options, words):
+    with pytest.raises(ValueError, match=words):
+        sm.spectra(sky, [("a", "b")], other=another, lmax=LMAX, errors="monte-carlo", **options)
+
+
+def test_folders_that_cannot_be_are_told_before_the_work(sky, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "Stages", None)  # whoever would begin to compute fails
+    (tmp_path / "file").touch()
+    for folder in ("", "s3://bucket/result", tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ValueError, match=r"out_dir"):
+            run(sky, out_dir=folder)
+    with pytest.raises(ValueError, match=r"file is a file. Give `scratch`"):
+        run(sky, scratch=tmp_path / "file")
+
+
+def test_a_map_of_the_same_values_and_another_beam_is_another_run(tmp_path, maps, monkeypatch):
+    # The digest of a map that a run of ours made is that of its values alone.
+    monkeypatch.setattr(module, "map_digest", lambda *_: "the same")
+    options = {"beam": "store", "out_dir": tmp_path / "result"}
+    for width in (60.0, 90.0):
+        shutil.rmtree(tmp_path / "sky.zarr", ignore_errors=True)
+        store = write_map(tmp_path / "sky.zarr", NSIDE, maps["a"], "a", beam_fwhm_arcmin=width)
+        if width == 60.0:
+            first = run(store, [("a", "a")], **options)
+    with pytest.raises(FileExistsError, match=r"made by another run \(other maps\)"):
+        run(store, [("a", "a")], **options)
+    second = run(store, [("a", "a")], overwrite=True, **options)
+    assert (second["cl"][0, 5:] > first["cl"][0, 5:]).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"bins": 4}, {"mask": "weight_north", "bins": 4}], ids=["ell", "bins", "mask"])
+@pytest.mark.parametrize("errors", ["knox", "monte-carlo"])
+def test_far_below_the_beam_nothing_overflows(sky, tmp_path, options, errors):
+    found = run(sky, beam=4000.0, errors=errors, simulations=3, out_dir=tmp_path / "result", **options)
+    assert abs(found["cl"].values).max() > 1e60
+    assert np.isfinite(found["error"][0, 0])
+    if not options and errors == "knox":
+        widest = run(sky, beam=20000.0, errors=errors, simulations=3)["cl"].values[0]
+        assert np.isnan(widest[-1])
+        assert np.isfinite(widest[2])

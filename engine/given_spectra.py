@@ -193,9 +193,7 @@ def _from_table(path: Path, lines: Sequence[str]) -> dict[MapPair, Floats]:
             label, ell, value = (str(row[name]) for name in _OF_A_RESULT)
             found.setdefault(label, []).append((float(ell), float(value)))
         except ValueError:
-            raise InputError(
-                f"the spectra {path} lack numbers in row {number}; write them anew."
-            ) from None
+            raise InputError(f"the spectra {path} lack numbers in row {number}; write them anew.") from None
     known: dict[MapPair, Floats] = {}
     for label, rows in found.items():
         pair = _pair(label)

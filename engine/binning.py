@@ -8,6 +8,7 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..chunking.errors import InputError, nearest
 from .moments import Floats
@@ -74,12 +75,12 @@ class Bins:
             before = stop
 
     @classmethod
-    def of(cls, bins: int | Sequence[Any] | Bins, lmax: int) -> Bins:
+    def of(cls, bins: int | Sequence[Any] | NDArray[np.integer[Any]] | Bins, lmax: int) -> Bins:
         """Return the bins that a number, edges, pairs or bins stand for.
 
         Parameters
         ----------
-        bins : int, sequence or Bins
+        bins : int, sequence, array or Bins
             A width (see `linear`), edges (see `from_edges`), pairs (start, stop) with stop not included, or bins.
         lmax : int
             Highest multipole there is.

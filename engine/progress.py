@@ -63,7 +63,8 @@ class Progress:
         elif not self._quiet and time.monotonic() - self._said > SECONDS_BETWEEN_LINES:
             self._said = time.monotonic()
             left = elapsed / self._done * (self._total - self._done)
-            log.info("%s: %d of %d tiles, %s, %.0f s left", self._label, self._done, self._total, speed, left)
+            rate = f" tiles, {speed}" if speed else ""  # steps that are not tiles count no pixels
+            log.info("%s: %d of %d%s, %.0f s left", self._label, self._done, self._total, rate, left)
 
     def __enter__(self) -> Self:
         return self

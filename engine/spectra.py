@@ -64,7 +64,7 @@ def spectra(
     remove: str | None = None,
     beam: Beam | Mapping[str, Beam] | None = None,
     pixel_window: bool = False,
-    bins: int | Sequence[int] | Sequence[Sequence[int]] | Bins | None = None,
+    bins: int | Sequence[int] | Sequence[Sequence[int]] | NDArray[np.integer[Any]] | Bins | None = None,
     window: bool = False,
     errors: str | None = None,
     fiducial: Mapping[Any, Any] | None = None,
@@ -98,7 +98,8 @@ def spectra(
     pairs : sequence of (str, str)
         Names of maps; a map with itself gives its auto-spectrum.  Every map is read once, however many pairs it is in.
     other : str or path, optional
-        Store of the second map of every pair, of the same nside and frame; default `store`.
+        Store of the second map of every pair, of the same nside and frame; default `store`.  A map of a name that both
+        stores have in `pairs` is called "other:name" there, in the result and in the mappings below.
     lmax : int, optional
         Largest multipole; default 2 nside, at most 3 nside - 1.
     weights : {"ring", "pixel", "iterate"}
@@ -121,7 +122,7 @@ def spectra(
         or numbers b_l from ell 0; for all maps, or by map.
     pixel_window : bool
         Divide out the window of the pixels, for maps that are averages over them.
-    bins : int, sequence or Bins, optional
+    bins : int, sequence, array or Bins, optional
         Width of bins from ell 2; or their edges; or a (start, stop) for each, stop not included.
     window : bool
         Return the windows of the bins.
@@ -140,7 +141,8 @@ def spectra(
     out_dir : str or path, optional
         Folder for the result: Zarr, CSV, a figure and a page.  If this very run is there it is read back.
     scratch : str or path, optional
-        Folder for what the stages hand on; see the plan for its size.
+        Folder for what the stages hand on, default the folder `<store>.scratch` beside a local store; see the plan for
+        its size.  It is emptied at the end; a run that was stopped leaves it, and the same call goes on from there.
     transpose : str
         How they hand it on: see `engine/transpose.py`.
     overwrite : bool
@@ -333,8 +335,8 @@ def _mask_power(mask_cl: Mapping[tuple[str, str], Floats], moments: Mapping[Weig
     least = min(mask_power(mask_cl[pair], moments[pair][0]) for pair in alone or mask_cl)
     if least < LEAST_MASK_POWER:
         log.warning(
-            "the spectrum of a mask holds %.2f %% of its power up to lmax_mask; raise lmax_mask, or apodise the mask "
-            "(skymill.apodize).",
+            "the spectrum of a mask holds %.2f %% of its power up to lmax_mask; raise lmax_mask (to 3 nside - 1 at "
+            "most), or apodise the mask (skymill.apodize).",
             100 * least,
         )
     return least

@@ -82,7 +82,7 @@ def request_of(
     lmax_mask: int | None,
     beam: Beam | Mapping[str, Beam] | None,
     pixel_window: bool,
-    bins: int | Sequence[int] | Sequence[Sequence[int]] | Bins | None,
+    bins: int | Sequence[int] | Sequence[Sequence[int]] | NDArray[np.integer[Any]] | Bins | None,
     errors: str | None,
     splits: Mapping[str, Sequence[str]] | None,
 ) -> Request:

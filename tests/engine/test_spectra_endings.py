@@ -14,8 +14,11 @@ import pytest
 import skymill as sm
 import xarray as xr
 from skies import write_map
+from skymill.chunking import store as stores
 from skymill.engine import spectra as module
+from skymill.engine.binning import Bins
 from skymill.engine.coupling import coupling_matrix
+from skymill.engine.pixel_window import pixel_window
 from skymill.engine.scratch import FolderScratch
 
 NSIDE, LMAX = 16, 32
@@ -167,3 +170,69 @@ def test_far_below_the_beam_nothing_overflows(sky, tmp_path, options, errors):
         widest = run(sky, beam=20000.0, errors=errors, simulations=3)["cl"].values[0]
         assert np.isnan(widest[-1])
         assert np.isfinite(widest[2])
+
+
+def test_multipoles_go_to_twice_nside_unless_told(sky):
+    assert run(sky, lmax=None)["cl"].shape == (1, 2 * NSIDE + 1)
+    assert run(sky, lmax=7)["cl"].shape == (1, 8)
+
+
+@pytest.mark.parametrize("lmax", [0, 1, 2])
+def test_few_multipoles(sky, maps, lmax):
+    found = run(sky, lmax=lmax, errors="knox", precision="double")
+    expected = hp.anafast(maps["a"].astype(float), maps["b"].astype(float), lmax=lmax, iter=0)
+    np.testing.assert_allclose(found["cl"][0], expected, rtol=1e-10, atol=1e-16)
+    assert np.isfinite(found["p_value"].item()) == (lmax == 2)
+
+
+@pytest.mark.parametrize("nside", [1, 2, 4])
+def test_few_pixels(tmp_path, nside):
+    values = np.random.default_rng(nside).normal(size=12 * nside**2).astype(np.float32)
+    store = write_map(tmp_path / "sky.zarr", nside, values, "a")
+    found = run(store, [("a", "a")], lmax=3 * nside - 1, precision="double")
+    np.testing.assert_allclose(found["cl"][0], hp.anafast(values.astype(float), lmax=3 * nside - 1, iter=0), rtol=1e-9)
+
+
+def test_stores_that_are_cut_in_another_way(sky, tmp_path, maps):
+    other = str(tmp_path / "other.zarr")
+    stores.create(other, NSIDE, frame="galactic", tile_nside=2, chunk_nside=8)
+    write_map(other, NSIDE, maps["b"], "b")
+    write_map(other, NSIDE, NORTH, "weight_there", unit="1")
+    options = {"precision": "double", "bins": 8}
+    expected = run(sky, mask="weight_north", **options)["cl"]
+    for first, second in ((sky, other), (other, sky)):
+        pair = ("a", "b") if first == sky else ("b", "a")
+        found = run(first, [pair], other=second, mask={"a": "weight_north", "b": "weight_there"}, **options)
+        np.testing.assert_allclose(found["cl"], expected, rtol=1e-10)
+
+
+def test_kinds_of_bins(sky):
+    plain = run(sky)["cl"].values[0]
+    edges = np.array([2, 8, 20])
+    found = run(sky, bins=edges)
+    np.testing.assert_allclose(found["cl"][0], [plain[2:8].mean(), plain[8:20].mean()], rtol=1e-12)
+    weighted = run(sky, bins=Bins.from_edges([2, 8, 20], "2l+1"))
+    modes = 2 * np.arange(8, 20) + 1
+    np.testing.assert_allclose(weighted["cl"][0, 1], np.average(plain[8:20], weights=modes), rtol=1e-12)
+    assert weighted["ell"][1] > found["ell"][1]
+
+
+def test_more_realisations_are_other_errors(sky):
+    few, more = (run(sky, bins=8, errors="monte-carlo", simulations=count) for count in (3, 6))
+    assert not np.isclose(few["error"], more["error"], rtol=1e-3).any()
+
+
+def test_samples_have_no_window_of_pixels(tmp_path, maps):
+    store = write_map(tmp_path / "sky.zarr", NSIDE, maps["a"], "a", pixel_window=False)
+    write_map(store, NSIDE, maps["b"], "b")
+    plain, divided = (run(store, pixel_window=asked)["cl"].values[0] for asked in (False, True))
+    np.testing.assert_allclose(divided, plain / pixel_window(NSIDE, LMAX), rtol=1e-12)
+
+
+def test_beams_from_a_file(sky, tmp_path):
+    beam = np.exp(-np.arange(LMAX + 1) / 40)
+    for scale in (1.0, 2.0):
+        np.savetxt(tmp_path / "beam.txt", scale * beam)
+        options = {"beam": {"a": str(tmp_path / "beam.txt")}, "out_dir": tmp_path / "result", "overwrite": True}
+        # The result in the folder is that of the other beam: the content of the file counts, not its name.
+        np.testing.assert_allclose(run(sky, **options)["cl"], run(sky)["cl"] / beam / scale, rtol=1e-12)

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from .spectra_request import (
     ITERATIONS,
     QUADRATURES,
     Beam,
+    Request,
     check_choice,
     check_removal,
     facts_of_beam,
@@ -238,6 +240,8 @@ def spectra(
         Layout.of(request.tiling, request.lmax_mask, precision),
     )
     whole = Analysis(request, *layouts, weights, iterations, remove)
+    here = Worker.here(threads, parse_bytes(memory))
+    coupling_threads = None if request.bins is None else _coupling_threads(request, window, here)
 
     def plan_for(worker: Worker) -> Plan[xr.Dataset]:
         analysis = whole.fitting(worker.memory_per_task(Plan.reserved))
@@ -288,7 +292,7 @@ def spectra(
     def measure(analysis: Analysis, stages: Stages) -> xr.Dataset:
         pseudo, moments = analysis.pseudo_spectra(stages)
         mask_cl = analysis.mask_spectra(stages)
-        estimator = Estimator(request.maps, request.lmax, request.bins, mask_cl, moments, threads)
+        estimator = Estimator(request.maps, request.lmax, request.bins, mask_cl, moments, coupling_threads)
         found = assemble(
             request.pairs,
             pseudo,
@@ -301,13 +305,24 @@ def spectra(
         found.attrs["mask_power"] = _mask_power(mask_cl, moments)
         return found if bars is None else bars.put_in(found, estimator, pseudo, stages.run, stages.scratch)
 
-    return plan_for(Worker.here(threads, parse_bytes(memory)))
+    return plan_for(here)
 
 
 def _version() -> str:
     from .. import __version__
 
     return __version__
+
+
+def _coupling_threads(request: Request, window: bool, here: Worker) -> int:
+    """Return on how many threads of this process the decoupling fits into its memory; one at least."""
+    from .coupling_integral import coupling_memory
+
+    assert request.bins is not None
+    size = partial(coupling_memory, request.bins.n, request.lmax, lmax_mask=request.lmax_mask, window=window)
+    allowed = here.memory - Plan.reserved
+    fits = (count for count in range(here.threads, 1, -1) if size(threads=count) <= allowed)
+    return next(fits, 1)
 
 
 def _notes(analysis: Analysis) -> list[str]:

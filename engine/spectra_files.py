@@ -144,11 +144,23 @@ def read_finished(
     if overwrite:
         return None
     now = json.loads(json.dumps(plain(dict(facts))))
-    differing = ", ".join(sorted(key for key in {*before, *now} if before.get(key) != now.get(key)))
+    differing = ", ".join(_differing(before, now))
     raise IdentityError(
         f"the spectra in {folder} were made by another run (other {differing}); give another `out_dir`, or "
         "overwrite=True (--overwrite) to replace them."
     )
+
+
+def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return the names of the facts in which two runs differ, of the parameters each by its own."""
+    found = []
+    for key in sorted(key for key in {*before, *now} if before.get(key) != now.get(key)):
+        there, here = before.get(key), now.get(key)
+        if key == "parameters" and isinstance(there, Mapping) and isinstance(here, Mapping):
+            found += _differing(there, here)
+        else:
+            found.append(key)
+    return found
 
 
 def _facts_of(path: Path) -> dict[str, Any]:

@@ -225,7 +225,7 @@ def test_out_dir_is_the_result_and_is_read_back(sky, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "Stages", None)  # whoever would compute again fails
     xr.testing.assert_equal(run(sky, bins=16, errors="knox", out_dir=folder), made)
     monkeypatch.undo()
-    with pytest.raises(FileExistsError, match=r"made by another run"):
+    with pytest.raises(FileExistsError, match=r"made by another run \(other bins, errors, weighting, weights\)"):
         sm.spectra(sky, [("a", "a")], lmax=LMAX, out_dir=folder)
     again = run(sky, bins=8, out_dir=folder, overwrite=True)
     assert again.sizes["bin"] > made.sizes["bin"]

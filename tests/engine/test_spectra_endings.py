@@ -15,6 +15,7 @@ import skymill as sm
 import xarray as xr
 from skies import write_map
 from skymill.chunking import store as stores
+from skymill.engine import coupling_integral
 from skymill.engine import spectra as module
 from skymill.engine.binning import Bins
 from skymill.engine.coupling import coupling_matrix
@@ -236,3 +237,17 @@ def test_beams_from_a_file(sky, tmp_path):
         options = {"beam": {"a": str(tmp_path / "beam.txt")}, "out_dir": tmp_path / "result", "overwrite": True}
         # The result in the folder is that of the other beam: the content of the file counts, not its name.
         np.testing.assert_allclose(run(sky, **options)["cl"], run(sky)["cl"] / beam / scale, rtol=1e-12)
+
+
+def test_decoupling_takes_no_more_threads_than_its_memory_lets(sky, monkeypatch):
+    taken = []
+
+    class Noted(module.Estimator):
+        def __post_init__(self):
+            taken.append(self.threads)
+
+    monkeypatch.setattr(module, "Estimator", Noted)
+    for options in ({"threads": 3}, {"threads": 64, "memory": 10**9}, {"threads": 64, "memory": 290_000_000}):
+        monkeypatch.setattr(coupling_integral, "coupling_memory", lambda *_, threads, **__: threads * 20_000_000)
+        run(sky, bins=8, **options)
+    assert taken == [3, 37, 2]

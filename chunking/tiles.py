@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from . import objects
 from .errors import FormatError, InputError
 from .objects import address
+from .shards import Shards
 
 type StoreAddress = str | os.PathLike[str]
 
@@ -36,9 +37,15 @@ def _opened(where: str, name: str, writable: bool, tag: tuple[int, int]) -> zarr
     return array
 
 
+@functools.lru_cache(maxsize=256)
+def _shards(where: str, name: str, tag: tuple[int, int]) -> Shards | None:
+    return Shards.of(where, name, _opened(where, name, False, tag))
+
+
 def forget_open_arrays() -> None:
     """Drop the cache of open arrays, for whoever replaces a store under a running process."""
     _opened.cache_clear()
+    _shards.cache_clear()
 
 
 def read_tile(store: StoreAddress, name: str, tile: int) -> NDArray[Any]:
@@ -55,9 +62,12 @@ def read_tile(store: StoreAddress, name: str, tile: int) -> NDArray[Any]:
 
 def read_cells(store: StoreAddress, name: str, start: int, stop: int) -> NDArray[Any]:
     """Return the pixels [start, stop) of a map, reading only the chunks that they lie in."""
-    array = _array(address(store), name, False)
+    where = address(store)
+    array = _array(where, name, False)
+    shards = _shards(where, name, objects.tag(where, f"{name}/zarr.json"))
     try:
-        return np.asarray(array[start:stop])
+        values = None if shards is None else shards.read(start, min(stop, array.shape[0]))
+        return np.asarray(array[start:stop]) if values is None else values
     except (ValueError, RuntimeError, IndexError) as error:
         raise FormatError(
             f"pixels {start} to {stop - 1} of map {name!r} in {address(store)} cannot be decoded ({error}): the shard "

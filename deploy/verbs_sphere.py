@@ -138,7 +138,7 @@ SPHERE = (
             Option("nside", "integer", "resolution of a new store"),
             Option("seed", "integer", "which realisation", default=0),
             Option("lmax", "integer", "largest multipole; default as far as the spectra go"),
-            Option("unit", "text", "of the maps", default="1"),
+            Option("unit", "each text", "of the maps; for all, or map=UNIT, once for each", default="1"),
             Option("frame", "text", "of the pixels", default="galactic"),
             Option("fwhm", "number", "smooth with a Gaussian beam, arcmin"),
             Option("pixel_window", "switch", "means over the pixels, not values at their centres", default=False),

@@ -28,6 +28,7 @@ from .staged_maps import Pieces, StagedMaps, pixel_memory, tile_memory
 from .stages import Stages, band_order
 from .targets import Target, creation, observed_in_any, tiles_over
 from .transform import GIVEN, BlockTask, PixelTask
+from .transform_cost import Cost
 from .transpose import check_way
 from .worker import Worker, parse_bytes
 
@@ -147,6 +148,12 @@ class Resampling:
         from .pixel_window import pixel_window
 
         return pixel_window(self.target.nside, layout.lmax) / pixel_window(layout.tiling.nside, layout.lmax)
+
+    def cost(self, layout: Layout) -> Cost:
+        """Return what the stages and the tiles cost, without holes that only the stages will find."""
+        fields = len(self.infos) * (1 if self.weight is None else 2)
+        onto = self.onto(layout)
+        return Cost().there_and_back(layout, onto, fields, self.iterations).tiles(onto, fields)
 
     def memory(self, layout: Layout) -> dict[str, int]:
         """Return the bytes of the most demanding task of the stages, by part."""
@@ -306,9 +313,13 @@ def resample(
         memory=resampling.memory,
         make=resampling.make,
         tiles=tiles,
-        scratch_fields=2 * len(names),
+        scratch_fields=len(names),
+        kept_fields=len(names),
+        rings_at_once=4 if iterations else 2,
         scratch=scratch,
         transpose=transpose,
+        cost=resampling.cost,
+        reads=(len(names) + (mask is not None)) * (1 + iterations),
         notes=[f"maps    {', '.join(names)} from nside {fine.nside} to {into.tiling.nside}, lmax {top}"],
     ).plan(Worker.here(threads, parse_bytes(memory)))
 

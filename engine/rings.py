@@ -217,6 +217,11 @@ class Layout:
             "spectra": 8 * 8 * (self.lmax + 1) * max(1, fields),
         }
 
+    def read_bytes(self, reads: int) -> int:
+        """Return the bytes of so many maps, read in bands: where two bands cross a chunk it is read twice."""
+        twice = 1 + math.isqrt(self.tiling.chunk_npix) / self.height
+        return int(4 * self.tiling.npix * reads * twice)
+
     def scratch_bytes(self, fields: int, rounds: int = 0) -> int:
         """Return the bytes that the analysis of some fields holds in scratch space at once, at most.
 

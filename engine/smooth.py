@@ -234,4 +234,6 @@ def smooth(
         scratch=scratch,
         transpose=transpose,
         notes=[why],
+        cost=harmonic.cost,
+        reads=(len(names) + (mask is not None)) * (1 + iterations),
     ).plan(here)

@@ -20,6 +20,7 @@ from .rings import Layout, largest_task
 from .staged_maps import Pieces, pixel_memory
 from .stages import Stages, band_order
 from .transform import GIVEN, BlockTask, PixelTask
+from .transform_cost import Cost
 
 # Where the beam ends: what it lets through beyond is below the rounding of float32.
 NEGLIGIBLE: Final = 1e-8
@@ -194,6 +195,18 @@ class Harmonic:
         stages.drop(smoothed)
         return noted
 
+    def cost(self, layout: Layout) -> Cost:
+        """Return what the stages and the tiles cost, without holes that only the stages will find.
+
+        Parameters
+        ----------
+        layout : Layout
+            The transform.
+        """
+        onto = replace(layout, tiling=self.target)
+        fields = len(self.maps) * (1 if self.weight is None else 2)
+        return Cost().there_and_back(layout, onto, fields, self.iterations).tiles(onto, fields)
+
     def memory(self, layout: Layout) -> dict[str, int]:
         """Return the bytes of the most demanding task of the stages, by part.
 
@@ -211,7 +224,9 @@ class Harmonic:
 
 
 def harmonic_cost(tiling: Tiling, lmax: int, maps: int, *, masked: bool, iterations: int, precision: str) -> float:
-    """Return the seconds of one core that the harmonic way takes, roughly.
+    """Return the seconds of one core of the reference machine that the harmonic way takes.
+
+    Of the reference machine, for the way that is chosen by it is part of what made a map.
 
     Parameters
     ----------
@@ -228,6 +243,6 @@ def harmonic_cost(tiling: Tiling, lmax: int, maps: int, *, masked: bool, iterati
     precision : {"single", "double"}
         Of the numbers.
     """
-    legendre = SECONDS_PER_DEGREE[precision] * lmax * lmax * (lmax if precision == "single" else tiling.nside)
+    layout = Layout.of(tiling, lmax, precision)
     fields = maps * (2 if masked else 1)
-    return fields * (1 + iterations) * (SECONDS_PER_PIXEL * tiling.npix + legendre)
+    return Cost().there_and_back(layout, layout, fields, iterations).tiles(layout, fields).total

@@ -19,6 +19,7 @@ from .rings import largest_task
 from .smooth_harmonic import Smoothed
 from .smooth_local import LARGEST_FWHM, LocalKernel, check_fwhm, local_cost, local_memory
 from .targets import Target
+from .transform_cost import STEP_SECONDS
 
 RADIAN: Final = {"arcmin": math.pi / 10800.0, "deg": math.pi / 180.0, "arcsec": math.pi / 648000.0, "rad": 1.0}
 METHODS: Final = ("auto", "harmonic", "local")
@@ -288,7 +289,7 @@ def choose_way(
         return "harmonic", (
             f"way     harmonic: the local one is for beams from {FEWEST_PIXELS:g} pixels to {LARGEST_FWHM:g} radian"
         )
-    local_seconds = sum(local_cost(tiling, each.kernel, tiles) for each in maps)
+    local_seconds = sum(local_cost(tiling, each.kernel, tiles) for each in maps) + STEP_SECONDS * len(tiles)
     way = "local" if local_seconds < harmonic_seconds else "harmonic"
     costs = f"{harmonic_seconds:.2g} s of a core over the sphere, {local_seconds:.2g} s tile by tile"
     return way, f"way     {way}: an estimated {costs}"

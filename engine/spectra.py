@@ -37,7 +37,7 @@ from .spectra_request import (
 )
 from .spectra_result import assemble
 from .spectrum_estimator import Estimator, WeightPair
-from .stages import Stages, accounted
+from .stages import Stages, accounted, cut_alike
 from .transpose import check_way, scratch_for
 from .worker import Worker, format_bytes, parse_bytes
 
@@ -266,16 +266,16 @@ def spectra(
             return finished
         if folder is not None:
             make_directory(folder)  # so that what cannot be written is told before hours of work
-        bands = {"heights": [analysis.layout.height, analysis.mask_layout.height]}
         space = scratch_for(
             where,
-            identity_of(facts | bands),
+            identity_of(facts),
             run,
             scratch,
             transpose,
             needed=analysis.scratch_bytes(),
             process=plan.process_memory(run.worker),
         )
+        cut_alike(space, [analysis.layout, analysis.mask_layout])
         report = RunReport("spectra", plan.target)
         with accounted(report, plan, run):
             try:

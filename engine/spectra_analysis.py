@@ -120,11 +120,9 @@ class Analysis:
 
     def read_bytes(self) -> int:
         """Return the bytes of maps that are read."""
-        side = math.isqrt(self.layout.tiling.chunk_npix)
-        twice = 1 + side / self.layout.height
         weights = sum(place is not None for place in self.request.weights.values())
         passes = (len(self.request.places) + weights) * (1 + self.rounds + (self.remove is not None))
-        return int(4 * self.layout.tiling.npix * (passes + 2 * len(self.mask_places)) * twice)
+        return self.layout.read_bytes(passes) + self.mask_layout.read_bytes(len(self.mask_places))
 
     def pseudo_spectra(self, stages: Stages) -> tuple[dict[tuple[str, str], Floats], dict[WeightPair, Any]]:
         """Return pseudo-spectra by pair of maps, and the moments of the weights by pair of their labels."""

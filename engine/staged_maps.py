@@ -23,8 +23,9 @@ from .mapping import Kernel
 from .plan import Plan, Run
 from .records import RunReport
 from .rings import Layout, largest_task
-from .scratch import Scratch, done_key
-from .stages import Stages, accounted
+from .scratch import Scratch
+from .stages import Stages, accounted, cut_alike
+from .transform_cost import Cost
 from .transpose import scratch_for
 from .worker import Worker, format_bytes
 
@@ -141,6 +142,10 @@ class StagedMaps:
         Fields whose pieces wait while others go through the stages.
     rings_at_once : int
         Sets of ring coefficients of a field that are in scratch space at once, at most.
+    cost : callable, optional
+        Layout -> what the stages and the tiles cost.
+    reads : int
+        How often the stages read a map or a weight.
     """
 
     verb: str
@@ -157,6 +162,8 @@ class StagedMaps:
     alternatives: Callable[[], Sequence[tuple[str, int]]] | None = None
     kept_fields: int = 0
     rings_at_once: int = 2
+    cost: Callable[[Layout], Cost] | None = None
+    reads: int = 0
 
     def plan(self, worker: Worker) -> Plan[RunReport]:
         """Return the plan for a worker, with the highest bands that fit into its memory."""
@@ -170,8 +177,9 @@ class StagedMaps:
             todo=writing.todo,
             done=writing.done,
             n_tiles=writing.n_tiles,
-            read_bytes=writing.read_bytes,
+            read_bytes=writing.read_bytes + (layout.read_bytes(self.reads) if writing.todo else 0),
             write_bytes=writing.write_bytes,
+            seconds=self.cost(layout).wall(worker) if self.cost is not None and writing.todo else 0.0,
             memory=memory,
             alternatives=self.alternatives,
             notes=[*self.notes, *self._lines(layout)],
@@ -218,7 +226,7 @@ class StagedMaps:
             report = self._verified(run)
             if report is None:
                 space = space_for(self.scratch_bytes(layout))
-                _make_sure_of(space, layout)
+                cut_alike(space, [layout])
                 try:
                     kernel = self.make(Stages(space, run, staged), layout)
                     report = self.tiles(kernel, run.worker).execute(run)
@@ -241,15 +249,6 @@ class StagedMaps:
             if getattr(error, "report", None) is None:
                 raise
             return None
-
-
-def _make_sure_of(space: Scratch, layout: Layout) -> None:
-    """Empty scratch space that was filled with bands of another height, as a run with other memory does it."""
-    key = done_key("bands", 0)
-    known = space.noted(key)
-    if known is not None and known["height"] != layout.height:
-        space.remove()
-    space.note(key, {"height": layout.height})
 
 
 def _together(staged: RunReport, writing: RunReport) -> RunReport:

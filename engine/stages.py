@@ -154,6 +154,16 @@ def band_order(layout: Layout) -> list[int]:
     return sorted(range(layout.n_bands), key=lambda band: abs(band - middle))
 
 
+def cut_alike(scratch: Scratch, layouts: Sequence[Layout]) -> None:
+    """Empty scratch space that was filled with bands of other heights, as a run with other memory does it."""
+    heights = [layout.height for layout in layouts]
+    key = done_key("bands", 0)
+    known = scratch.noted(key)
+    if known is not None and known["heights"] != heights:
+        scratch.remove()
+    scratch.note(key, {"heights": heights})
+
+
 @contextmanager
 def accounted(report: RunReport, plan: Plan[Any], run: Run) -> Iterator[None]:
     """Put the wall time of what is done within, and the memory that was planned for it, into a report."""

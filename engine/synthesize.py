@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..chunking import store as stores
-from ..chunking.errors import InputError
+from ..chunking.errors import InputError, nearest
 from ..chunking.schema import MapInfo, check_frame
 from ..chunking.tiling import Tiling
 from .arguments import checked
@@ -27,6 +27,7 @@ from .staged_maps import Pieces, StagedMaps, pixel_memory, tile_memory
 from .stages import Stages, band_order
 from .targets import creation
 from .transform import BlockTask, PixelTask
+from .transform_cost import Cost
 from .transpose import check_way
 from .worker import Worker, parse_bytes
 
@@ -56,7 +57,7 @@ def synthesize(
     nside: int | None = None,
     seed: int = 0,
     lmax: int | None = None,
-    unit: str = "1",
+    unit: str | Mapping[str, str] = "1",
     frame: str = "galactic",
     fwhm: float | None = None,
     pixel_window: bool = False,
@@ -77,10 +78,10 @@ def synthesize(
     Parameters
     ----------
     cl : array, mapping, dataset or path
-        The spectra, from ell 0 on, in `unit` squared: (ell,) for one map; {("a", "a"): ..., ("a", "b"): ...} for
-        a set, where pairs that are not given are uncorrelated; what `spectra` returns without bins, or the folder or
-        table that it wrote; or a text file with columns ell and cl, or ell and one column a pair under a header such
-        as `ell,a x a,a x b`.
+        The spectra, from ell 0 on, in `unit` squared (of a pair, the product of the two): (ell,) for one map;
+        {("a", "a"): ..., ("a", "b"): ...} for a set, where pairs that are not given are uncorrelated; what `spectra`
+        returns without bins, or the folder or table that it wrote; or a text file with columns ell and cl, or ell and
+        one column a pair under a header such as `ell,a x a,a x b`.
     store : str or path
         Sky store to write into; made if it is not there.
     name : str or sequence of str
@@ -91,8 +92,8 @@ def synthesize(
         Which realisation, from 0 to 2**64 - 1.
     lmax : int, optional
         Largest degree; default as far as the spectra go, at most 3 nside - 1.
-    unit : str
-        Of the maps.
+    unit : str or mapping of str to str
+        Of the maps: one for all, or by map.
     frame : {"galactic", "icrs", "ecliptic"}
         Of the pixels.
     fwhm : float, optional
@@ -147,6 +148,7 @@ def synthesize(
     check_frame(frame)
     target = stores.address(store)
     tiling = _tiling(target, nside, frame, tile_nside)
+    units = _units(unit, names)
     known = read_spectra(cl, names)
     shortest = min(values.size for values in known.values())
     top = min(shortest - 1, 3 * tiling.nside - 1) if lmax is None else lmax
@@ -186,7 +188,7 @@ def synthesize(
             "synthesize",
             kernel,
             target=target,
-            writes=[_map(each, unit, fwhm, pixel_window, seed) for each in names],
+            writes=[_map(each, units[each], fwhm, pixel_window, seed) for each in names],
             target_tiling=tiling,
             before=create,
             parameters={**parameters, "names": list(names)},
@@ -205,12 +207,32 @@ def synthesize(
         ),
         make=make,
         tiles=tiles,
+        cost=lambda layout: (
+            Cost()
+            .draws(layout, len(names))
+            .legendre(layout, len(names), write=True)
+            .rows(layout, len(names), read=True)
+            .tiles(layout, len(names))
+        ),
         scratch_fields=len(names),
         scratch=scratch,
         transpose=transpose,
         notes=[f"maps    {', '.join(names)} of nside {tiling.nside}, seed {seed}"],
     )
     return maps.plan(Worker.here(threads, parse_bytes(memory)))
+
+
+def _units(unit: str | Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
+    """Return the unit of every map."""
+    if isinstance(unit, str):
+        return dict.fromkeys(names, unit)
+    for name in unit:
+        if name not in names:
+            raise InputError(f"`unit` names the map {name!r}; {nearest(name, names)}.")
+    for name in names:
+        if name not in unit:
+            raise InputError(f'`unit` has none for the map {name!r}; give one ("1" for a pure number).')
+    return dict(unit)
 
 
 def _tiling(target: str, nside: int | None, frame: str, tile_nside: int | None) -> Tiling:

@@ -18,25 +18,26 @@ from .rings import Layout, rings_of
 from .worker import Worker
 
 # Seconds of a thread: a pixel gathered (chunks that are read twice count twice), or cut into pieces of tiles.
-_GATHER = 11e-9
+_GATHER = 9.5e-9
 _SCATTER = 4e-9
 _PUT_TOGETHER = 12e-9
 # Along the rows: a pixel at each doubling of their length, and a coefficient.
-_ROWS_PIXEL = 0.45e-9
-_ROWS_COEFFICIENT = 4e-9
+_ROWS_PIXEL = 0.38e-9
+_ROWS_COEFFICIENT = 1.5e-9
 # A byte of scratch space, written with its digest, and read with it.
-_WRITE = 1.3e-9
-_READ = 0.6e-9
-# Legendre transforms: by interpolation in theta, and ring by ring.
-_CUBE, _SQUARE, _RING_ORDER = 3.4e-11, 6.7e-8, 4e-9
-_RINGS = 1.25e-10
-_DOUBLE = 1.15  # times, where a_lm are in double precision
+_WRITE = 1.6e-9
+_READ = 0.4e-9
+# Legendre transforms, by interpolation in theta: lmax^3, lmax^2, rings times lmax; and ring by ring, nside lmax^2.
+_CUBE, _SQUARE, _RING_ORDER = 1.75e-11, 1.5e-9, 1.2e-8
+_RINGS, _RING_ORDER_DIRECT = 4.35e-11, 5e-9
 # A product of two a_lm summed up.
-_PRODUCT = 5e-9
+_PRODUCT = 8e-9
+# An a_lm drawn.
+_DRAW = 60e-9
 # What a run takes before and after, and a step beside its work.
-_START, _STEP = 0.15, 0.003
+_START, STEP_SECONDS = 0.15, 0.003
 # The probe on the reference machine.
-_PROBE = 2.1e-3
+_PROBE = 0.45e-3
 
 
 @dataclass
@@ -75,17 +76,19 @@ class Cost:
 
     def legendre(self, layout: Layout, fields: int, *, read: bool = False, write: bool = False) -> Cost:
         """Add Legendre transforms of all orders, in either direction."""
-        lmax, nside = layout.lmax + 1, layout.tiling.nside
+        lmax, rows = layout.lmax + 1, layout.n_rows
         if layout.interpolated:
-            # Interpolation pays only where there are more rings than multipoles.
-            seconds = min(_CUBE * lmax**3, _RINGS * nside * lmax**2) + _SQUARE * lmax**2 + _RING_ORDER * nside * lmax
+            seconds = _CUBE * lmax**3 + _SQUARE * lmax**2 + _RING_ORDER * rows * lmax
         else:
-            seconds = _RINGS * nside * lmax**2
-        if layout.harmonic.itemsize == 16:
-            seconds *= _DOUBLE
+            seconds = _RINGS * layout.tiling.nside * lmax**2 + _RING_ORDER_DIRECT * rows * lmax
         self._add("legendre", fields * seconds)
         self._add("scratch", fields * layout.scratch_bytes(1) * (read * _READ + write * _WRITE))
         self.steps += layout.n_blocks
+        return self
+
+    def draws(self, layout: Layout, maps: int) -> Cost:
+        """Add the a_lm of Gaussian maps."""
+        self._add("draw", _DRAW * maps * (layout.lmax + 1) ** 2 / 2)
         return self
 
     def products(self, layout: Layout, pairs: int) -> Cost:
@@ -99,10 +102,23 @@ class Cost:
         self.steps += layout.n_bands + layout.tiling.n_tiles
         return self
 
+    def there_and_back(self, layout: Layout, onto: Layout, fields: int, rounds: int = 0) -> Cost:
+        """Add fields that go from pixels to a_lm, with rounds of least squares, and back to pixels."""
+        for _ in range(rounds + 1):
+            self.gather(layout, fields).rows(layout, fields, write=True).legendre(layout, fields, read=True)
+        for each in (*[layout] * rounds, onto):
+            self.legendre(each, fields, write=True).rows(each, fields, read=True)
+        return self
+
+    @property
+    def total(self) -> float:
+        """Seconds of one thread of the reference machine."""
+        return sum(self.seconds.values()) + STEP_SECONDS * self.steps
+
     def wall(self, worker: Worker) -> float:
         """Return the wall time in seconds on so many threads and processes."""
         threads = worker.threads * worker.processes
-        return _START + slowness() * (sum(self.seconds.values()) + _STEP * self.steps) / threads
+        return _START + slowness() * self.total / threads
 
 
 @functools.cache

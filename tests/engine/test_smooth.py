@@ -255,7 +255,10 @@ def test_the_cheaper_way_is_taken_and_the_plan_says_so(tmp_path, noise):
         return next(note for note in smooth(sky, *arguments, unit="deg", **options).notes if note.startswith("way"))
 
     assert "local: an estimated" in way("few", 6.0)
-    assert "harmonic: an estimated" in way("all", 6.0)
+    whole = str(tmp_path / "whole.zarr")
+    synthesize(np.ones(4), whole, nside=128, name="a").run(progress=False)
+    plan = smooth(whole, "a", 6.0, unit="deg")
+    assert any("harmonic: an estimated" in note for note in plan.notes)
     assert "harmonic: the local one is for" in way("few", 2.5)  # less than two pixels
     assert "harmonic: the local one is for" in way("few", 20.0)
     assert "harmonic, for `lmax`" in way("few", 6.0, lmax=20)
@@ -273,9 +276,10 @@ def test_the_estimate_grows_with_the_work():
     def cost(nside=512, lmax=1000, maps=1, masked=False, iterations=0, precision="single"):
         return harmonic_cost(Tiling(nside), lmax, maps, masked=masked, iterations=iterations, precision=precision)
 
-    assert cost(maps=3) == pytest.approx(3 * cost())
-    assert cost(masked=True) == pytest.approx(2 * cost())
+    # What a step costs beside its work is the same for any number of maps.
+    assert 2 * cost() < cost(maps=3) < 3 * cost()
+    assert cost(masked=True) == pytest.approx(cost(maps=2))
     assert cost(iterations=2) > 2 * cost()
-    assert cost(precision="double") > cost()
+    assert cost(nside=4096, lmax=8192, precision="double") > cost(nside=4096, lmax=8192)
     assert cost(lmax=1500) > cost()
     assert cost(nside=1024) > cost()

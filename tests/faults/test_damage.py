@@ -151,7 +151,7 @@ def test_a_removal_stopped_halfway_leaves_nothing_to_be_mistaken(tmp_path, monke
     done = [0]
     removing = shutil.rmtree
 
-    def rmtree(path):
+    def rmtree(path, **options):
         done[0] += 1
         if done[0] > stage:
             # As rmtree does it: some files are gone, the metadata among the first.
@@ -159,7 +159,7 @@ def test_a_removal_stopped_halfway_leaves_nothing_to_be_mistaken(tmp_path, monke
                 if file.is_file():
                     file.unlink()
             raise KeyboardInterrupt
-        removing(path)
+        removing(path, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", rmtree)

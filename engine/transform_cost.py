@@ -18,7 +18,7 @@ from .rings import Layout, rings_of
 from .worker import Worker
 
 # Seconds of a thread: a pixel gathered (chunks that are read twice count twice), or cut into pieces of tiles.
-_GATHER = 6.5e-9
+_GATHER = 8e-9
 _SCATTER = 4e-9
 _PUT_TOGETHER = 12e-9
 # Along the rows: a pixel at each doubling of their length, and a coefficient.
@@ -30,12 +30,13 @@ _READ = 0.4e-9
 # Legendre transforms, by interpolation in theta: lmax^3, lmax^2, rings times lmax; and ring by ring, nside lmax^2.
 _CUBE, _SQUARE, _RING_ORDER = 1.6e-11, 1.5e-9, 1.2e-8
 _RINGS, _RING_ORDER_DIRECT = 4.35e-11, 5e-9
+_DOUBLE = 1.25  # where the interpolation is in double precision
 # A product of two a_lm summed up.
 _PRODUCT = 8e-9
 # An a_lm drawn.
 _DRAW = 60e-9
 # What a run takes before and after, and a step beside its work.
-_START, STEP_SECONDS = 0.02, 0.002
+_START, STEP_SECONDS = 0.05, 0.002
 # The probe on the reference machine.
 _PROBE = 0.45e-3
 
@@ -79,6 +80,8 @@ class Cost:
         lmax, rows = layout.lmax + 1, layout.n_rows
         if layout.interpolated:
             seconds = _CUBE * lmax**3 + _SQUARE * lmax**2 + _RING_ORDER * rows * lmax
+            if layout.harmonic != layout.complex:
+                seconds *= _DOUBLE
         else:
             seconds = _RINGS * layout.tiling.nside * lmax**2 + _RING_ORDER_DIRECT * rows * lmax
         self._add("legendre", fields * seconds)

@@ -12,7 +12,7 @@ help:
 	@echo 'make test      lint, types, then all tests but the long scientific ones'
 	@echo 'make science   the long runs that judge the science against synthetic truth'
 	@echo 'make bench     the benchmarks, and their table'
-	@echo 'make bench-large  the run at nside 16384, full sky: some 60 GB of disk and a quarter of an hour'
+	@echo 'make bench-large  the runs at nside 16384, full sky: some 60 GB of disk and half an hour'
 	@echo 'make lint      ruff and mypy'
 	@echo 'make clean     remove what the others made, except the environment .venv'
 	@echo 'make distclean remove .venv too'

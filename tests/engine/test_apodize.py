@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import multiprocessing
 import signal
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from skymill.chunking.errors import IdentityError, InputError, MemoryLimitError,
 from skymill.chunking.schema import MapInfo
 from skymill.chunking.tiling import Tiling
 from skymill.engine import ledger
-from skymill.engine.apodize import ApodizeKernel, apodize, edges_prefix, taper
+from skymill.engine.apodize import apodize, edges_prefix, taper
 from skymill.engine.edge_distance import chord
 from skymill.engine.mapping import map_plan
 
@@ -349,21 +348,20 @@ def test_edges_of_another_mask_are_not_taken(tmp_path):
     assert not list(objects.listing(sky, edges_prefix("weight_dust")))
 
 
-class Slow(ApodizeKernel):
-    """Takes its time, so that a kill comes in the middle."""
+# The verb with slow tasks, so that a kill comes in the middle; a process of its own, since libraries forbid to fork.
+SLOWLY = """
+import sys, time
+from skymill.engine import apodize as module
 
+class Slow(module.ApodizeKernel):
     def __call__(self, tile, inputs):
         made = super().__call__(tile, inputs)
         time.sleep(0.02)
         return made
 
-
-def run_slowly(sky):
-    """Run the plan of `apodize` with slow tasks; the body of a child process."""
-    from skymill.engine import apodize as module
-
-    module.ApodizeKernel = Slow
-    module.apodize(sky, "mask_dust", 20.0, threads=2).run(progress=False)
+module.ApodizeKernel = Slow
+module.apodize(sys.argv[1], "mask_dust", 20.0, threads=2).run(progress=False)
+"""
 
 
 def test_killed_and_resumed(tmp_path):
@@ -372,16 +370,14 @@ def test_killed_and_resumed(tmp_path):
     apodize(undisturbed, "mask_dust", 20.0).run(progress=False)
     finished = 0
     for _ in range(2):
-        child = multiprocessing.get_context("fork").Process(target=run_slowly, args=(sky,))
-        child.start()
+        child = subprocess.Popen([sys.executable, "-c", SLOWLY, sky])
         deadline, known = time.monotonic() + 60, finished
         while finished < known + 20 and time.monotonic() < deadline:
             time.sleep(0.01)
             column = ledger.column(sky, "weight_dust") if ledger.identity(sky, "weight_dust") else None
             finished = 0 if column is None else int(np.count_nonzero(column > ledger.NOTHING_STORED))
         child.kill()
-        child.join()
-        assert child.exitcode == -signal.SIGKILL
+        assert child.wait() == -signal.SIGKILL
     assert list(objects.listing(sky, edges_prefix("weight_dust")))
     plan = apodize(sky, "mask_dust", 20.0)
     assert plan.done >= 40

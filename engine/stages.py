@@ -159,7 +159,9 @@ def cut_alike(scratch: Scratch, layouts: Sequence[Layout]) -> None:
     heights = [layout.height for layout in layouts]
     key = done_key("bands", 0)
     known = scratch.noted(key)
-    if known is not None and known["heights"] != heights:
+    if known == {"heights": heights}:
+        return
+    if known is not None:
         scratch.remove()
     scratch.note(key, {"heights": heights})
 

@@ -14,12 +14,12 @@ import numbers
 import os
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
-from ..chunking.errors import InputError
+from ..chunking.errors import InputError, nearest
 
 
 class _WrongKind(Exception):  # noqa: N818 - never leaves this module
@@ -224,3 +224,10 @@ def _word(kind: Any) -> str:
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return f"a mapping to {_many(parts[1])}" if len(parts) == 2 and _many(parts[1]) else "a mapping"
     return f"a {getattr(origin, '__name__', origin)}"
+
+
+def check_choice(name: str, value: Any, known: Sequence[Any]) -> None:
+    """Raise InputError unless an option has one of the values that are known."""
+    if value not in known:
+        words = [str(each) for each in known if each is not None]
+        raise InputError(f"`{name}` {value!r} came; {nearest(str(value), words)}.")

@@ -40,6 +40,8 @@ from ..chunking.tiling import Tiling
 
 Floats = NDArray[np.float64]
 
+# What a single pass over a map may weigh its pixels by: rows by the weights made here, or all pixels alike.
+ONE_PASS = ("ring", "pixel")
 # Largest lmax / nside at which the conditions are far from dependent at any nside: 7 steps of conjugate gradients at
 # 3.5 at most, to nside 16384; at 3.6 about 15 at nside 1024, 150 at 4096, and corrections above 1 at 16384.
 LARGEST_DEGREE = 3.5

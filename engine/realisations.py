@@ -12,6 +12,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,14 @@ from numpy.typing import NDArray
 
 from ..chunking import store as stores
 from ..chunking.errors import InputError, MemoryLimitError, RunError
-from ..chunking.fits_rings import ring_order, tile_runs
 from .correlated import draw, factor_spectra, spectra_matrix
+from .gather import gather
 from .ledger import map_digest
 from .mapping import make_executor
 from .masks import read_weights
 from .plan import RESERVED_BYTES, Run
 from .progress import Progress
-from .rings import rings_of
+from .rings import Layout, rings_of
 from .spectrum_estimator import Estimator, MapPair
 from .window import ThreadsExecutor, run_window
 from .worker import Worker, format_bytes
@@ -249,7 +250,7 @@ def _ring_weights_map(weight: WeightMap, nside: int) -> NDArray[np.float32]:
 
 
 def read_ring_weights(store: str, name: str) -> NDArray[np.float32]:
-    """Return the weights of a whole mask map in RING order, (cells,) float32, read tile by tile.
+    """Return the weights of a whole mask map in RING order, (cells,) float32.
 
     Parameters
     ----------
@@ -258,17 +259,10 @@ def read_ring_weights(store: str, name: str) -> NDArray[np.float32]:
     name : str
         The mask map, see `masks.weight_values`.
     """
-    tiling, info = stores.tiling_of(store), stores.info(store, name)
-    assert tiling.tile_nside is not None
-    order = ring_order(tiling.nside // tiling.tile_nside)
-    found = np.empty(tiling.npix, np.float32)
-    for tile in range(tiling.n_tiles):
-        window = tiling.tile_slice(tile)
-        values = read_weights(store, info, window.start, window.stop)[order]
-        runs = tile_runs(tiling, tile)
-        for first, length, place in zip(runs.first.tolist(), runs.length.tolist(), runs.place.tolist(), strict=True):
-            found[first : first + length] = values[place : place + length]
-    return found
+    tiling = stores.tiling_of(store)
+    sphere = Layout(tiling, 0, height=4 * tiling.nside, width=1)  # one band of all rows
+    found = gather(partial(read_weights, store, stores.info(store, name)), sphere, 0)
+    return found.astype(np.float32, copy=False)
 
 
 def realisation_memory(nside: int, lmax: int, maps: int, masks: int, precision: str = "single") -> dict[str, int]:

@@ -14,16 +14,16 @@ from ..chunking import store as stores
 from ..chunking.errors import InputError
 from ..chunking.schema import MapInfo
 from ..chunking.tiling import Tiling
-from .arguments import checked
+from .arguments import check_choice, checked
 from .fields import Field, Place
 from .ledger import map_digest
 from .mapping import Kernel, map_plan
 from .masks import check_weight_map
 from .plan import Plan
+from .quadrature import ONE_PASS
 from .records import RunReport
 from .rings import Layout, largest_task
 from .smooth_request import check_values
-from .spectra_request import check_choice
 from .staged_maps import Pieces, StagedMaps, pixel_memory, tile_memory
 from .stages import Stages, band_order
 from .targets import Target, creation, observed_in_any, tiles_over
@@ -32,7 +32,6 @@ from .transform_cost import Cost
 from .transpose import check_way
 from .worker import Worker, parse_bytes
 
-QUADRATURES = ("ring", "pixel")
 LEAST_WEIGHT = 0.5
 PIXELS, SHARES = "pixels", "shares-"
 
@@ -158,9 +157,7 @@ class Resampling:
     def memory(self, layout: Layout) -> dict[str, int]:
         """Return the bytes of the most demanding task of the stages, by part."""
         fields, onto = len(self.infos), self.onto(layout)
-        band = layout.band_memory(fields, 0 if self.weight is None else 1)
-        if self.iterations:
-            band |= {"model": layout.band_memory(1, 0)["pixels"]}
+        band = layout.band_memory(0 if self.weight is None else 1, iterated=self.iterations > 0)
         return largest_task(band, layout.block_memory(fields), onto.block_memory(fields), pixel_memory(onto))
 
 
@@ -249,7 +246,7 @@ def resample(
     ...     sm.open(folder + "/coarse.zarr")["i160"].sizes["cells"]
     768
     """
-    check_choice("weights", weights, QUADRATURES)
+    check_choice("weights", weights, ONE_PASS)
     check_way(transpose)
     if not 0.0 < least_weight <= 1.0:
         raise InputError(f"`least_weight` {least_weight} came; give a share above 0, up to 1.")

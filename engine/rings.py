@@ -193,17 +193,23 @@ class Layout:
         largest = min(self.lmax, int(self.lmax * widest + max(100.0, 0.01 * self.lmax)) + 1)
         return largest // self.width + 1
 
-    def band_memory(self, fields: int, weights: int) -> dict[str, int]:
-        """Return the bytes of the work on one band, by part: one field at a time, all weights at hand."""
+    def band_memory(self, weights: int, *, iterated: bool = False) -> dict[str, int]:
+        """Return the bytes of the work on one band, by part: one field at a time, all weights at hand.
+
+        Where the analysis is iterated, the model of what is known stands beside the pixels.
+        """
         pixels = self.height * 4 * self.tiling.nside
         coefficients = self.height * (self.lmax + 1) * self.complex.itemsize
         chunk = self.tiling.chunk_npix
+        one = self.real.itemsize * pixels
         return {
-            "pixels": (1 + weights) * self.real.itemsize * pixels,
+            "pixels": (1 + weights) * one,
             "ring coefficients": coefficients,
             "chunks on their way": 20 * chunk,
             "a piece": self.height * self.width * self.complex.itemsize,
-        } | ({"weights again": pixels * self.real.itemsize} if fields and weights else {})
+            **({"weights again": one} if weights else {}),
+            **({"model": one} if iterated else {}),
+        }
 
     def block_memory(self, fields: int) -> dict[str, int]:
         """Return the bytes of the work on one block of orders, by part."""

@@ -8,22 +8,23 @@ from dataclasses import replace
 from typing import Any, Final
 
 from ..chunking import store as stores
-from ..chunking.errors import InputError, nearest
-from .arguments import checked
+from ..chunking.errors import InputError
+from .arguments import check_choice, checked
 from .ledger import map_digest
 from .mapping import Kernel, map_plan
 from .masks import check_weight_map
 from .plan import Plan
+from .quadrature import ONE_PASS
 from .records import RunReport
 from .rings import Layout
 from .smooth_harmonic import Harmonic, harmonic_cost, natural_lmax
+from .smooth_local import local_error
 from .smooth_request import RADIAN, check_target, check_values, choose_way, local_kernels, output_names, to_smooth
 from .staged_maps import StagedMaps, tile_memory
 from .targets import observed_in_any, output_store, tiles_over
 from .transpose import check_way
 from .worker import Worker, parse_bytes
 
-QUADRATURES: Final = ("ring", "pixel")
 LEAST_WEIGHT: Final = 0.1
 
 
@@ -142,9 +143,8 @@ def smooth(
     ...     sm.open(folder + "/sky.zarr")["i160_smooth"].attrs["units"]
     'MJy/sr'
     """
-    for option, value, known in (("unit", unit, RADIAN), ("weights", weights, QUADRATURES)):
-        if value not in known:
-            raise InputError(f"`{option}` {value!r} came; {nearest(value, tuple(known))}.")
+    check_choice("unit", unit, tuple(RADIAN))
+    check_choice("weights", weights, ONE_PASS)
     if not 0.0 <= least_weight < 1.0:
         raise InputError(f"`least_weight` {least_weight} came; give a number from 0 to below 1.")
     if iterations < 0:
@@ -202,9 +202,13 @@ def smooth(
             worker=worker,
             overwrite=overwrite,
             after=lambda report: check_values(into.address, written, mask),
-            notes=[why],
+            notes=notes,
         )
 
+    notes = [why]
+    if way == "local":
+        error = max(local_error(into.tiling, each.kernel) for each in wanted)
+        notes.append(f"error   about {error:.0e} of the spread of the smoothed map, against the harmonic way")
     here = Worker.here(threads, parse_bytes(memory))
     if way == "local":
         local = local_kernels(where, wanted, mask, into.tiling, least_weight)
@@ -233,7 +237,7 @@ def smooth(
         rings_at_once=4 if iterations else 2,
         scratch=scratch,
         transpose=transpose,
-        notes=[why],
+        notes=notes,
         cost=harmonic.cost,
         reads=(len(names) + (mask is not None)) * (1 + iterations),
     ).plan(here)

@@ -216,10 +216,7 @@ class Harmonic:
             The transform.
         """
         fields = len(self.maps)
-        band = layout.band_memory(fields, 0 if self.weight is None else 1)
-        if self.iterations:
-            # The model of what is known stands beside the pixels.
-            band |= {"model": layout.band_memory(1, 0)["pixels"]}
+        band = layout.band_memory(0 if self.weight is None else 1, iterated=self.iterations > 0)
         return largest_task(band, layout.block_memory(fields), pixel_memory(replace(layout, tiling=self.target)))
 
 

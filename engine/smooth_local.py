@@ -57,7 +57,7 @@ from ..chunking.tiling import Tiling
 from . import ledger
 from .masks import read_weights
 from .smooth_blocks import GROUP, KEPT, SMALLEST_BLOCK, Smoother, first_block, halo_width
-from .smooth_plane import plane_pixels, read_plane, tile_corner
+from .smooth_plane import read_plane, tile_corner
 from .smooth_stencil import REACH, lattice_reach, standard_deviation
 
 # Below this many pixels in a FWHM the samples miss the Gaussian altogether.
@@ -215,30 +215,6 @@ def local_error(tiling: Tiling, fwhm_radian: float) -> float:
     """
     pixels = math.log(fwhm_radian / math.sqrt(tiling.pixel_area))
     return float(np.exp(np.interp(pixels, np.log(_ERRORS[0]), np.log(_ERRORS[1]))))
-
-
-def halo_tiles(tiling: Tiling, tile: int, fwhm_radian: float) -> list[int]:
-    """Return the tiles that smoothing one tile reads, itself among them, ascending.
-
-    Parameters
-    ----------
-    tiling : Tiling
-        Of the map.
-    tile : int
-        The tile.
-    fwhm_radian : float
-        Full width at half maximum.
-
-    Examples
-    --------
-    >>> len(halo_tiles(Tiling(16384), 300, 0.001))
-    9
-    """
-    base, x0, y0 = tile_corner(tiling, tile)
-    side, halo = math.isqrt(tiling.tile_npix), halo_width(tiling.nside, fwhm_radian)
-    ends = [np.unique([*range(first - halo, first + side + halo, side), first + side + halo - 1]) for first in (x0, y0)]
-    pixels = plane_pixels(tiling.nside, base, *ends)
-    return sorted(set((pixels[pixels >= 0] // tiling.tile_npix).tolist()))
 
 
 def local_memory(tiling: Tiling, fwhm_radian: float, maps: int = 1, mask: bool = False) -> dict[str, int]:

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from ..chunking import store as stores
 from ..chunking.errors import InputError
-from .arguments import checked
+from .arguments import check_choice, checked
 from .binning import Bins
+from .fields import REMOVALS
 from .ledger import identity_of, map_digest
 from .plan import Plan, Run
 from .records import RunReport
@@ -29,8 +30,6 @@ from .spectra_request import (
     QUADRATURES,
     Beam,
     Request,
-    check_choice,
-    check_removal,
     facts_of_beam,
     facts_of_map,
     request_of,
@@ -184,7 +183,7 @@ def spectra(
     (('pair', 'bin'), (2, 3))
     """
     check_choice("weights", weights, QUADRATURES)
-    check_removal(remove)
+    check_choice("remove", remove, REMOVALS)
     check_way(transpose)
     if iterations < 1:
         raise InputError(f'`iterations` {iterations} came; give 1 or more, or weights="ring" for none.')

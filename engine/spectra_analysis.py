@@ -70,12 +70,10 @@ class Analysis:
         """Return the bytes of the most demanding task, by part."""
         weights = len({place for place in self.request.weights.values() if place is not None})
         fields, masks = len(self.request.places), len(self.mask_places)
-        tasks = [self.layout.band_memory(fields, weights), self.layout.block_memory(fields)]
-        if self.rounds:
-            # The model of what is known stands beside the pixels.
-            tasks[0] |= {"model": self.layout.band_memory(1, 0)["pixels"]}
+        iterated = self.rounds > 0
+        tasks = [self.layout.band_memory(weights, iterated=iterated), self.layout.block_memory(fields)]
         if masks:
-            tasks += [self.mask_layout.band_memory(masks, masks), self.mask_layout.block_memory(masks)]
+            tasks += [self.mask_layout.band_memory(masks, iterated=iterated), self.mask_layout.block_memory(masks)]
         return largest_task(*tasks)
 
     def lower(self) -> Analysis | None:

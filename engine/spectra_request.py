@@ -17,12 +17,13 @@ from ..chunking.errors import FrameError, InputError, MissingMapError, nearest
 from ..chunking.schema import MapInfo
 from ..chunking.tiling import Tiling
 from .binning import Bins
-from .fields import REMOVALS, Place
+from .fields import Place
 from .masks import check_weight_map
+from .quadrature import ONE_PASS
 from .spectra_result import ERRORS
 from .spectrum_estimator import MapPair, SpectrumMap, needed_pairs, unordered
 
-QUADRATURES = ("pixel", "ring", "iterate")
+QUADRATURES = (*ONE_PASS, "iterate")
 ITERATIONS = 3
 
 type Beam = float | str | os.PathLike[str] | Sequence[float] | NDArray[np.floating[Any]]
@@ -119,18 +120,6 @@ def request_of(
 def weight_label(place: Place | None) -> str | None:
     """Return the name under which the estimator knows the weights of a map."""
     return None if place is None else f"{place[1]} of {place[0]}"
-
-
-def check_choice(name: str, value: Any, known: Sequence[Any]) -> None:
-    """Raise InputError unless an option has one of the values that are known."""
-    if value not in known:
-        words = [str(each) for each in known if each is not None]
-        raise InputError(f"`{name}` {value!r} came; {nearest(str(value), words)}.")
-
-
-def check_removal(remove: str | None) -> None:
-    """Raise InputError unless `remove` is known."""
-    check_choice("remove", remove, REMOVALS)
 
 
 def _check_same_sky(where: str, there: str, tiling: Tiling) -> None:

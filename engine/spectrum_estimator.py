@@ -242,27 +242,6 @@ def needed_pairs(
     return unordered(wanted)
 
 
-def needed_weights(pairs: Iterable[MapPair], weights: Mapping[str, str | None]) -> list[WeightPair]:
-    """Return the pairs of weights whose moments and pseudo-spectra are needed, each once, in either order.
-
-    Pairs with None need no pseudo-spectrum, and (None, None) is left out.
-
-    Parameters
-    ----------
-    pairs : iterable of (str, str)
-        Pairs of maps, see `needed_pairs`.
-    weights : mapping of str to str or None
-        Name of the weights of each map.
-
-    Examples
-    --------
-    >>> needed_weights([("a", "b"), ("b", "c")], {"a": "w", "b": "w", "c": None})
-    [('w', 'w'), ('w', None)]
-    """
-    found = ((weights.get(a), weights.get(b)) for a, b in pairs)
-    return unordered(pair for pair in found if pair != (None, None))
-
-
 def unordered[T](pairs: Iterable[tuple[T, T]]) -> list[tuple[T, T]]:
     """Return the pairs without those that came before in the same or the other order."""
     kept: dict[tuple[T, T], None] = {}

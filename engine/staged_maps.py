@@ -80,7 +80,7 @@ def pixel_memory(layout: Layout) -> dict[str, int]:
     layout : Layout
         Bands, and the tiles that they are cut into.
     """
-    parts = layout.band_memory(1, 0)
+    parts = layout.band_memory(0)
     del parts["chunks on their way"]
     return parts | {"a piece of a tile": (layout.real.itemsize + 8) * layout.tiling.tile_npix}
 

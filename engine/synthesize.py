@@ -33,8 +33,6 @@ from .worker import Worker, parse_bytes
 
 type Floats = NDArray[np.float64]
 
-ARCMIN = np.pi / 180.0 / 60.0
-
 
 @dataclass(frozen=True)
 class SynthesizeKernel:
@@ -260,11 +258,11 @@ def _transfer(layout: Layout, fwhm: float | None, window: bool) -> Floats:
     """Return what multiplies the a_lm, (ell,) float64."""
     transfer = np.ones(layout.lmax + 1)
     if fwhm is not None:
-        from .beams import gaussian_beam
+        from .beams import beam_of
 
         if not 0 < fwhm < np.inf:
             raise InputError(f"`fwhm` {fwhm} came; give a positive width in arcmin, or None for none.")
-        transfer *= gaussian_beam(fwhm * ARCMIN, layout.lmax)
+        transfer *= beam_of(fwhm, layout.lmax)
     if window:
         from .pixel_window import pixel_window
 

@@ -11,6 +11,7 @@ from skymill.chunking.errors import IdentityError, InputError
 from skymill.chunking.tiling import Tiling
 from skymill.engine.smooth import smooth
 from skymill.engine.smooth_harmonic import harmonic_cost, natural_lmax
+from skymill.engine.smooth_local import local_error
 from skymill.engine.synthesize import synthesize
 from skymill.engine.transform import BandTask
 from spheres import NPIX, NSIDE, get, heights, holes, lognormal_maps, put
@@ -265,6 +266,12 @@ def test_the_cheaper_way_is_taken_and_the_plan_says_so(tmp_path, noise):
     assert "harmonic, for `iterations`, `precision`" in way("few", 6.0, iterations=1, precision="double")
     assert "as asked" in way("few", 6.0, method="harmonic")
     assert "as asked" in way("few", 6.0, method="local")
+    told = smooth(sky, "few", 6.0, unit="deg").notes
+    stated = local_error(grid, np.radians(6.0))
+    assert any(
+        note == f"error   about {stated:.0e} of the spread of the smoothed map, against the harmonic way"
+        for note in told
+    )
     smooth(sky, "few", 6.0, unit="deg").run(progress=False)
     np.testing.assert_allclose(get(sky, "few_smooth")[grid.tile_slice(70)], 1.0, rtol=1e-6)
     # The way is part of what made the map.

@@ -13,7 +13,7 @@ from skymill.engine.correlated import draw
 from skymill.engine.realisations import Scatter
 from skymill.engine.spectra_result import assemble, with_scatter
 from skymill.engine.spectrum_errors import knox_error
-from skymill.engine.spectrum_estimator import Estimator, SpectrumMap, needed_pairs, needed_weights
+from skymill.engine.spectrum_estimator import Estimator, SpectrumMap, needed_pairs
 
 LMAX = 24
 BINS = Bins.from_edges([2, 6, 12, 25])
@@ -238,8 +238,6 @@ def test_what_is_needed() -> None:
     assert needed_pairs(pairs, errors="knox") == [*pairs, ("a", "a"), ("b", "b"), ("c", "c")]
     assert ("b", "c") in needed_pairs(pairs, errors="monte-carlo")
     assert needed_pairs([("a", "a")], splits={"a": ("x", "y")})[1:] == [("x", "x"), ("y", "y"), ("x", "y")]
-    weights = {"a": "w", "b": "v", "c": None}
-    assert needed_weights([*pairs, ("b", "a"), ("c", "c")], weights) == [("w", "v"), (None, "w")]
 
 
 def test_errors_of_realisations_take_the_place_of_knox() -> None:

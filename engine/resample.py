@@ -24,16 +24,23 @@ from .quadrature import ONE_PASS
 from .records import RunReport
 from .rings import Layout, largest_task
 from .smooth_request import check_values
-from .staged_maps import Pieces, StagedMaps, pixel_memory, tile_memory
-from .stages import Stages, band_order
+from .staged_maps import (
+    PIXELS,
+    Pieces,
+    StagedMaps,
+    divide_by_share,
+    pixel_memory,
+    through_harmonics,
+    tile_memory,
+)
+from .stages import Stages
 from .targets import Target, creation, observed_in_any, tiles_over
-from .transform import GIVEN, BlockTask, PixelTask
 from .transform_cost import Cost
 from .transpose import check_way
 from .worker import Worker, parse_bytes
 
 LEAST_WEIGHT = 0.5
-PIXELS, SHARES = "pixels", "shares-"
+SHARES = "shares-"
 
 
 @dataclass(frozen=True)
@@ -63,10 +70,7 @@ class ResampleKernel:
         for name, share in self.maps:
             values = self.pixels.tile(name, tile)
             if share:
-                weight = self.shares.tile(share, tile)
-                enough = weight >= self.least_weight
-                np.divide(values, weight, out=values, where=enough)
-                values[~enough] = np.nan
+                divide_by_share(values, self.shares.tile(share, tile), self.least_weight)
             made[name] = values.astype(np.float32, copy=False)
         return made
 
@@ -124,20 +128,19 @@ class Resampling:
         maps = tuple((field.label, field.label if field.label in known else "") for field in fields)
         return ResampleKernel(pixels, replace(pixels, stage=SHARES + PIXELS), maps, self.least_weight)
 
-    def _bring(self, stages: Stages, layout: Layout, fields: Sequence[Field], prefix: str) -> list[dict[str, Any]]:
+    def _bring(self, stages: Stages, layout: Layout, fields: Sequence[Field], name: str) -> list[dict[str, Any]]:
         """Bring fields to pieces of the new tiles, and return what the bands noted."""
-        labels, scratch, onto = tuple(field.label for field in fields), stages.scratch, self.onto(layout)
-        windows, turned = f"{prefix}windows", f"{prefix}turned"
-        scratch.write(f"{GIVEN}/{windows}/0", [np.array([self._transfer(layout, label) for label in labels])])
-        rings, start, noted = stages.analyse(
-            layout, fields, ring_weights=self.ring_weights, iterations=self.iterations, name=prefix
+        transfers = [self._transfer(layout, field.label) for field in fields]
+        return through_harmonics(
+            stages,
+            layout,
+            self.onto(layout),
+            fields,
+            transfers,
+            ring_weights=self.ring_weights,
+            iterations=self.iterations,
+            name=name,
         )
-        orders = BlockTask(layout, scratch, turned, labels, rings, start, transfer=windows, back=True, onto=onto)
-        stages.go(orders, range(layout.n_blocks), "orders")
-        stages.drop(rings, *([start] if start else []))
-        stages.go(PixelTask(onto, scratch, prefix + PIXELS, labels, turned), band_order(onto), "pixels")
-        stages.drop(turned)
-        return noted
 
     def _transfer(self, layout: Layout, name: str) -> NDArray[np.float64]:
         """Return what multiplies the a_lm of a map, (ell,): the new window of pixels over the old one."""

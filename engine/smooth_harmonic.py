@@ -17,14 +17,12 @@ from .fields import Field, Place
 from .ledger import read_held
 from .mapping import Kernel
 from .rings import Layout, largest_task
-from .staged_maps import Pieces, pixel_memory
-from .stages import Stages, band_order
-from .transform import GIVEN, BlockTask, PixelTask
+from .staged_maps import PIXELS, Pieces, divide_by_share, pixel_memory, through_harmonics
+from .stages import Stages
 from .transform_cost import Cost
 
 # Where the beam ends: what it lets through beyond is below the rounding of float32.
 NEGLIGIBLE: Final = 1e-8
-PIXELS: Final = "pixels"
 WEIGHTS: Final = "weights-"  # before the names of the stages that the weights go through
 # There and back, one core, measured at nside 2048 (within a factor of 1.5): rows and stores go with the pixels,
 # Legendre transforms with lmax^3 where they interpolate between rows, and with nside lmax^2 where they do not.
@@ -80,11 +78,7 @@ class SmoothKernel:
         for name, written, share in self.maps:
             values = self.pixels.tile(name, tile)
             if share:
-                weight = self.shares.tile(share, tile)
-                # Round-off alone must not pass for a weight.
-                enough = weight >= max(self.least_weight, 1e-6)
-                np.divide(values, weight, out=values, where=enough)
-                values[~enough] = np.nan
+                divide_by_share(values, self.shares.tile(share, tile), self.least_weight)
                 known = read_held(self.source, name, tile * npix, (tile + 1) * npix)
                 values[~np.isfinite(known)] = np.nan
             made[written] = values.astype(np.float32, copy=False)
@@ -178,22 +172,19 @@ class Harmonic:
         return SmoothKernel(pixels, replace(pixels, stage=WEIGHTS + PIXELS), self.source, maps, self.least_weight)
 
     def _convolve(
-        self, stages: Stages, layout: Layout, fields: Sequence[Field], kernels: Sequence[float], prefix: str
+        self, stages: Stages, layout: Layout, fields: Sequence[Field], kernels: Sequence[float], name: str
     ) -> list[dict[str, Any]]:
         """Bring fields to pieces of smoothed pixels, and return what the bands noted."""
-        labels, scratch = tuple(field.label for field in fields), stages.scratch
-        beams, smoothed = f"{prefix}beams", f"{prefix}smoothed"
-        scratch.write(f"{GIVEN}/{beams}/0", [np.array([gaussian_beam(kernel, layout.lmax) for kernel in kernels])])
-        rings, start, noted = stages.analyse(
-            layout, fields, ring_weights=self.ring_weights, iterations=self.iterations, name=prefix
+        return through_harmonics(
+            stages,
+            layout,
+            replace(layout, tiling=self.target),
+            fields,
+            [gaussian_beam(kernel, layout.lmax) for kernel in kernels],
+            ring_weights=self.ring_weights,
+            iterations=self.iterations,
+            name=name,
         )
-        orders = BlockTask(layout, scratch, smoothed, labels, rings, start, transfer=beams, back=True)
-        stages.go(orders, range(layout.n_blocks), "orders")
-        stages.drop(rings, *([start] if start else []))
-        pixels = PixelTask(replace(layout, tiling=self.target), scratch, prefix + PIXELS, labels, smoothed)
-        stages.go(pixels, band_order(layout), "pixels")
-        stages.drop(smoothed)
-        return noted
 
     def cost(self, layout: Layout) -> Cost:
         """Return what the stages and the tiles cost, without holes that only the stages will find.

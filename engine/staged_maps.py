@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ..chunking import objects
 from ..chunking import store as stores
 from ..chunking.errors import FormatError, InputError, RunError
+from .fields import Field
 from .gather import from_ring_order, squares_in
 from .ledger import identity_of
 from .mapping import Kernel
@@ -24,7 +25,8 @@ from .plan import Plan, Run
 from .records import RunReport
 from .rings import Layout, largest_task
 from .scratch import Scratch
-from .stages import Stages, accounted, cut_alike
+from .stages import Stages, accounted, band_order, cut_alike
+from .transform import GIVEN, BlockTask, PixelTask
 from .transform_cost import Cost
 from .transpose import scratch_for
 from .worker import Worker, format_bytes
@@ -70,6 +72,68 @@ class Pieces:
                 values[place : place + piece.size] = piece
                 place += piece.size
         return from_ring_order(values)
+
+
+PIXELS: Final = "pixels"
+
+
+def through_harmonics(
+    stages: Stages,
+    layout: Layout,
+    onto: Layout,
+    fields: Sequence[Field],
+    transfers: Sequence[NDArray[np.float64]],
+    *,
+    ring_weights: bool,
+    iterations: int,
+    name: str = "",
+) -> list[dict[str, Any]]:
+    """Bring fields to a_lm, multiply these, and go on to pieces of tiles in the stage `<name>pixels`.
+
+    Returns what the bands noted.
+
+    Parameters
+    ----------
+    stages : Stages
+        Of the run.
+    layout, onto : Layout
+        Of what is read, and of what the pieces are for; their lmax and precision are the same.
+    fields : sequence of Field
+        What is transformed.
+    transfers : sequence of ndarray
+        (ell,) for every field.
+    ring_weights : bool
+        See `BandTask`.
+    iterations : int
+        Rounds of least squares.
+    name : str
+        Put before the names of the stages.
+    """
+    labels, scratch = tuple(field.label for field in fields), stages.scratch
+    given, turned = f"{name}transfers", f"{name}turned"
+    scratch.write(f"{GIVEN}/{given}/0", [np.array(transfers)])
+    rings, start, noted = stages.analyse(layout, fields, ring_weights=ring_weights, iterations=iterations, name=name)
+    orders = BlockTask(layout, scratch, turned, labels, rings, start, transfer=given, back=True, onto=onto)
+    stages.go(orders, range(layout.n_blocks), "orders")
+    stages.drop(rings, *([start] if start else []))
+    stages.go(PixelTask(onto, scratch, name + PIXELS, labels, turned), band_order(onto), "pixels")
+    stages.drop(turned)
+    return noted
+
+
+def divide_by_share(values: NDArray[Any], share: NDArray[Any], least: float) -> None:
+    """Divide the pixels of a tile, in place, by the share of what they are made of that had a value.
+
+    Parameters
+    ----------
+    values, share : ndarray
+        (cells,).
+    least : float
+        Below it there is no value.
+    """
+    enough = share >= max(least, 1e-6)  # round-off alone must not pass for a share
+    np.divide(values, share, out=values, where=enough)
+    values[~enough] = np.nan
 
 
 def pixel_memory(layout: Layout) -> dict[str, int]:

@@ -23,7 +23,7 @@ from .plan import Plan
 from .realised_harmonics import RealisedHarmonics, check_seed
 from .records import RunReport
 from .rings import Layout, largest_task
-from .staged_maps import Pieces, StagedMaps, pixel_memory, tile_memory
+from .staged_maps import PIXELS, Pieces, StagedMaps, pixel_memory, tile_memory
 from .stages import Stages, band_order
 from .targets import creation
 from .transform import BlockTask, PixelTask
@@ -176,10 +176,10 @@ def synthesize(
         draw.give(stages.scratch, factors)
         orders = BlockTask(layout, stages.scratch, "orders", names, draw=draw, back=True)
         stages.go(orders, range(layout.n_blocks), "orders")
-        pixels = PixelTask(layout, stages.scratch, "pixels", names, "orders")
+        pixels = PixelTask(layout, stages.scratch, PIXELS, names, "orders")
         stages.go(pixels, band_order(layout), "pixels")
         stages.drop("orders")
-        return SynthesizeKernel(Pieces(layout, stages.scratch, "pixels"), names)
+        return SynthesizeKernel(Pieces(layout, stages.scratch, PIXELS), names)
 
     def tiles(kernel: Kernel, worker: Worker) -> Plan[RunReport]:
         return map_plan(

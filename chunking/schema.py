@@ -141,6 +141,12 @@ KINDS = (
         "bits that say why a prediction is missing or doubtful, 0 where all is well",
     ),
     ArrayKind(r"relerr_\w+", "float32", "1", "(prediction - target) / target"),
+    ArrayKind(
+        r"fit_model_\w+", "float32", None, "model of a band: gas templates times their coefficients, plus offset"
+    ),
+    ArrayKind(r"fit_residual_\w+", "float32", None, "target - model of a template fit"),
+    ArrayKind(r"fit_fraction_\w+", "float32", "1", "(target - model) / (model - offset) of a template fit"),
+    ArrayKind(r"temperature_\w+", "float32", "K", "dust temperature"),
     ArrayKind(r"residual_\w+", "float32", None, "prediction - target"),
     ArrayKind(r"mask_\w+", "uint8", "1", "1 where the prediction is not to be trusted, 0 elsewhere"),
     ArrayKind(r"reason_\w+", "uint8", "1", "bits that say why `mask_` is 1"),

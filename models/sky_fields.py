@@ -5,6 +5,7 @@ Everything finer grows from these maps (`sky_refine`), everything coarser is the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -68,12 +69,13 @@ def survey_codes(frame: str) -> NDArray[np.uint8]:
     >>> survey_codes("galactic").shape
     (786432,)
     """
-    codes = sky_surveys.cell_codes(_directions(frame))
+    codes = sky_surveys.cell_codes(directions(frame))
     codes.flags.writeable = False
     return codes
 
 
-def _directions(frame: str) -> Directions:
+def directions(frame: str) -> Directions:
+    """Return the Galactic directions of the pixels of the base resolution."""
     vectors = pixel_vectors(BASE_NSIDE, np.arange(12 * 4**BASE_ORDER, dtype=np.int64))
     return Directions(vectors if frame == "galactic" else vectors @ rotation(frame, "galactic").T)
 
@@ -94,11 +96,10 @@ def base_sky(seed: int, frame: str) -> BaseSky:
     >>> sorted(base_sky(1, "galactic").fields)[:3]
     ['cmb', 'co', 'dust0']
     """
-    sky = _directions(frame)
+    sky = directions(frame)
     clouds = _cloud_spectrum()
     draw = {
-        name: _gaussian(seed, name, clouds, frame)
-        for name in ("density", "filament", "temperature", "index", "scatter")
+        name: gaussian(seed, name, clouds, frame) for name in ("density", "filament", "temperature", "index", "scatter")
     }
     log_column, temperature, index = _dust(sky, draw)
     column = np.exp(log_column)
@@ -114,8 +115,8 @@ def base_sky(seed: int, frame: str) -> BaseSky:
     bright = column**2 / (column**2 + 150.0**2)
     fields[FREE_FREE] = 0.0016 * column * bright * np.clip(draw["scatter"] - 0.9, 0.0, 2.0)
     fields[CO] = 0.12 * column**3 / (column**2 + 40.0**2) * np.exp(0.4 * draw["scatter"] - 0.3 * draw["temperature"])
-    fields[CMB] = _gaussian(seed, "cmb", _cmb_spectrum(), frame, normalised=False)
-    return BaseSky({name: _rounded(values) for name, values in fields.items()})
+    fields[CMB] = gaussian(seed, "cmb", _cmb_spectrum(), frame, normalised=False)
+    return BaseSky({name: rounded(values) for name, values in fields.items()})
 
 
 def _dust(sky: Directions, draw: dict[str, Doubles]) -> tuple[Doubles, Doubles, Doubles]:
@@ -162,7 +163,7 @@ def _cloud_spectrum() -> Doubles:
     ell = np.arange(LMAX + 1, dtype=np.float64)
     power = (ell**2 + FLAT_BELOW**2) ** (SPECTRAL_INDEX / 2.0)
     power[0] = 0.0
-    return power * _pixel_window()
+    return power * base_window()
 
 
 def _cmb_spectrum() -> Doubles:
@@ -175,11 +176,11 @@ def _cmb_spectrum() -> Doubles:
     band_power += 1600.0 * np.exp(-0.5 * ((ell - 540.0) / 80.0) ** 2)
     spectrum = np.zeros(LMAX + 1)
     spectrum[2:] = 2.0 * np.pi * band_power[2:] / (ell[2:] * (ell[2:] + 1.0)) * 1e-12
-    return spectrum * _pixel_window()
+    return spectrum * base_window()
 
 
-def _pixel_window() -> Doubles:
-    """Return the square of the window of a square pixel, averaged over directions."""
+def base_window() -> Doubles:
+    """Return the square of the window of a square pixel of the base resolution, averaged over directions, (ell,)."""
     ell = np.arange(LMAX + 1, dtype=np.float64)[:, np.newaxis]
     side = np.sqrt(4.0 * np.pi / (12 * 4**BASE_ORDER))
     angle = (np.arange(32) + 0.5) * (np.pi / 64.0)
@@ -188,10 +189,34 @@ def _pixel_window() -> Doubles:
     return np.asarray((window**2).mean(axis=1))
 
 
-def _gaussian(seed: int, field: str, spectrum: Doubles, frame: str, normalised: bool = True) -> Doubles:
-    """Return a Gaussian field of the given spectrum, (cells,) float64, NESTED, variance 1 where normalised."""
+def gaussian(
+    seed: int, field: str | Mapping[str, float], spectrum: Doubles, frame: str, normalised: bool = True
+) -> Doubles:
+    """Return a Gaussian field, (cells,) float64, NESTED.
+
+    Parameters
+    ----------
+    seed : int
+        Any integer.
+    field : str or mapping of str to float
+        Whose random numbers; or a sum of several draws, each times a number.  Fields that share a draw are correlated.
+    spectrum : ndarray
+        (ell,) float64 C_l, to LMAX.
+    frame : {"galactic", "icrs", "ecliptic"}
+        Frame of the pixels.
+    normalised : bool
+        Whether to scale the spectrum to variance 1.
+
+    Examples
+    --------
+    >>> gaussian(1, {"a": 0.6, "b": 0.8}, np.ones(LMAX + 1), "galactic").shape
+    (786432,)
+    """
     count = (LMAX + 1) * (LMAX + 2) // 2
-    draws = sky_random.standard_normals(seed, f"base/{field}", 2 * count)
+    parts = {field: 1.0} if isinstance(field, str) else field
+    draws = np.zeros(2 * count)
+    for name, factor in parts.items():
+        draws += factor * sky_random.standard_normals(seed, f"base/{name}", 2 * count)
     alm = (draws[:count] + 1j * draws[count:]) * np.sqrt(0.5)
     alm[: LMAX + 1] = draws[: LMAX + 1]  # m = 0 is real
     ell = np.concatenate([np.arange(m, LMAX + 1) for m in range(LMAX + 1)])
@@ -213,8 +238,14 @@ def _euler(matrix: Doubles) -> tuple[float, float, float]:
     return float(psi), float(theta), float(phi)
 
 
-def _rounded(values: Doubles) -> Singles:
-    """Return values with the last bits dropped, so that the rounding of transforms does not differ among machines."""
+def rounded(values: Doubles) -> Singles:
+    """Return values with the last bits dropped, so that the rounding of transforms does not differ among machines.
+
+    Examples
+    --------
+    >>> rounded(np.array([1.0 + 1e-9])).tolist()
+    [1.0]
+    """
     mantissa, exponent = np.frexp(values)
     kept = np.ldexp(np.rint(mantissa * 2.0**_MANTISSA_BITS), exponent - _MANTISSA_BITS)
     return np.asarray(kept, dtype=np.float32)

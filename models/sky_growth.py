@@ -6,8 +6,9 @@ the last order before the next begins.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +17,47 @@ from . import sky_refine
 from .sky_fields import BASE_ORDER
 from .sky_frame import HALO, RIM, Piece, framed_pixels, unravel
 from .sky_random import Singles
-from .sky_recipe import BANDS_OF, Recipe, Sums, compose
+from .sky_recipe import BANDS_OF, Sums
+from .sky_refine import Growth
 
 LEAF: Final = 64  # parents along the side of the pieces of the last step
+
+
+class Collector(Protocol):
+    """Takes the fields of a piece one after the other, and makes maps of them."""
+
+    def add(self, field: str, values: Singles) -> None:
+        """Take one field, (...) float32, valid during the call."""
+
+    def compose(self, name: str, noises: dict[str, Singles]) -> Singles:
+        """Return a map, (...) float32."""
+
+
+class Request(Protocol):
+    """What has to be computed for some maps: fields with their growth, noises, and how they are put together."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The maps."""
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields that are refined."""
+
+    @property
+    def growths(self) -> tuple[Growth | None, ...]:
+        """How."""
+
+    @property
+    def noises(self) -> tuple[str, ...]:
+        """The noises."""
+
+    @property
+    def noise_needs_truth(self) -> tuple[str, ...]:
+        """Noises whose level follows the brightness."""
+
+    def collect(self) -> Collector:
+        """Return what makes the maps of one piece."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +122,7 @@ class TileJob:
 
     Parameters
     ----------
-    recipe : Recipe
+    recipe : Request
         The maps.
     seed : int
         Of the sky.
@@ -91,26 +130,33 @@ class TileJob:
         HEALPix order of the maps, above BASE_ORDER.
     first, count : int
         The pixels; `count` is a power of four and divides `first`.
-    levels : dict of str to NoiseLevel
-        Of each noise.
+    levels : dict of str to NoiseLevel or None
+        Of each noise; None for what is the same all over a cell of the base order.
     codes : ndarray, optional
         (cells,) uint8 of all cells of the base order; where it is 0, nothing is computed.
+    noise_seed : int, optional
+        Of the noises, where it is another one.
+    out : dict of str to ndarray, optional
+        Room for the maps, (cells,) float32 each.
     """
 
     def __init__(
         self,
-        recipe: Recipe,
+        recipe: Request,
         seed: int,
         order: int,
         first: int,
         count: int,
-        levels: dict[str, NoiseLevel],
+        levels: Mapping[str, NoiseLevel | None],
         codes: NDArray[np.uint8] | None,
+        noise_seed: int | None = None,
+        out: dict[str, Singles] | None = None,
     ) -> None:
         self.recipe, self.seed, self.order, self.first, self.count = recipe, seed, order, first, count
         self.levels, self.codes = levels, codes
         self.fields, self.growths, self.noises = recipe.fields, recipe.growths, recipe.noises
-        self.out = {name: np.empty(count, dtype=np.float32) for name in recipe.names}
+        self.noise_seed = seed if noise_seed is None else noise_seed
+        self.out = {name: np.empty(count, dtype=np.float32) for name in recipe.names} if out is None else out
 
     def run(self, fields: dict[str, Singles], noises: dict[str, Singles]) -> dict[str, Singles]:
         """Return the maps, each (cells,) float32.
@@ -160,10 +206,6 @@ class TileJob:
         first = (self.first + start) >> deeper
         return bool(self.codes[first : first + max(1, cells >> deeper)].any())
 
-    def _sigma(self, name: str, state: State, brightness: Sums) -> Singles | np.float32:
-        values = brightness.values.get(BANDS_OF[name]) if name in self.recipe.noise_needs_truth else None
-        return self.levels[name].at(state.piece.order, values)
-
     def _brightness(self, state: State) -> Sums:
         sums = Sums([BANDS_OF[name] for name in self.noises if name in self.recipe.noise_needs_truth])
         if sums.names:
@@ -173,12 +215,16 @@ class TileJob:
 
     def _noise(self, state: State) -> list[Singles]:
         brightness = self._brightness(state)
-        return [
-            sky_refine.noise_children(
-                values, state.piece, self._sigma(name, state, brightness), self.seed, f"noise/{name}"
-            )
-            for name, values in zip(self.noises, state.noises, strict=True)
-        ]
+        made: list[Singles] = []
+        for name, values in zip(self.noises, state.noises, strict=True):
+            level = self.levels[name]
+            if level is None:
+                made.append(np.broadcast_to(values, (4, *values.shape)))
+                continue
+            truth = brightness.values.get(BANDS_OF[name]) if name in self.recipe.noise_needs_truth else None
+            sigma = level.at(state.piece.order, truth)
+            made.append(sky_refine.noise_children(values, state.piece, sigma, self.noise_seed, f"noise/{name}"))
+        return made
 
     def _finer(self, state: State) -> State:
         grown: list[Singles] = []
@@ -194,24 +240,24 @@ class TileJob:
         return State(state.piece.children(), grown, noises, state.start)
 
     def _last(self, state: State) -> None:
-        sums = Sums(self.recipe.sums)
+        parts = self.recipe.collect()
         sky_refine.refine(
-            state.piece, state.fields, self.growths, 0, self.seed, lambda i, kids: sums.add(self.fields[i], kids)
+            state.piece, state.fields, self.growths, 0, self.seed, lambda i, kids: parts.add(self.fields[i], kids)
         )
         noises = dict(zip(self.noises, self._noise(state), strict=True))
         area = state.piece.side**2
         place = unravel(state.piece.side)
         for name in self.recipe.names:
-            children = compose(name, sums.values, noises).reshape(4, area)
+            children = parts.compose(name, noises).reshape(4, area)
             there = self.out[name][state.start : state.start + 4 * area].reshape(area, 4)
             for child in range(4):
                 there[:, child] = children[child].take(place)
 
     def _single(self, state: State) -> None:
         """Finish a tile of one pixel, which has been reached by following its parents."""
-        sums = Sums(self.recipe.sums)
+        parts = self.recipe.collect()
         for name, values in zip(self.fields, state.fields, strict=True):
-            sums.add(name, values[HALO:-HALO, HALO:-HALO])
+            parts.add(name, values[HALO:-HALO, HALO:-HALO])
         noises = dict(zip(self.noises, state.noises, strict=True))
         for name in self.recipe.names:
-            self.out[name][:] = compose(name, sums.values, noises).ravel()
+            self.out[name][:] = parts.compose(name, noises).ravel()

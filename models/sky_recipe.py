@@ -103,6 +103,10 @@ class Recipe:
         """How the fields are refined."""
         return tuple(GROWTH[field] for field in self.fields)
 
+    def collect(self) -> Sums:
+        """Return what takes the fields one after the other and makes the maps of them."""
+        return Sums(self.sums)
+
 
 class Sums:
     """Linear sums of fields that arrive one after the other.
@@ -140,6 +144,10 @@ class Sums:
                 if self._room is None or self._room.shape != values.shape:
                     self._room = np.empty_like(values)
                 self.values[name] += np.multiply(values, np.float32(coefficient), out=self._room)
+
+    def compose(self, name: str, noises: dict[str, Singles]) -> Singles:
+        """Return a map of the sums and the noises, (...) float32."""
+        return compose(name, self.values, noises)
 
 
 def compose(name: str, sums: dict[str, Singles], noises: dict[str, Singles]) -> Singles:

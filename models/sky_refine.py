@@ -48,15 +48,18 @@ class Growth:
         Power of the density factor, 1 or 2.
     temperature, index : int
         -1, 0, 1: whether the amount gains where it gets colder or warmer, where beta gets smaller or larger.
+    draw : str
+        Whose random numbers; amounts of another draw have structure of their own.
     """
 
     density: int = 1
     temperature: int = 0
     index: int = 0
+    draw: str = "factors"
 
 
 class Factors:
-    """The random factors of the children of a piece, shared by all of its fields.
+    """The random factors of the children of a piece, shared by all of its fields of one draw.
 
     Parameters
     ----------
@@ -66,6 +69,8 @@ class Factors:
         Parents beyond each side.
     seed : int
         Of the sky.
+    draw : str
+        Whose random numbers.
 
     Examples
     --------
@@ -73,9 +78,9 @@ class Factors:
     (4, 6, 6)
     """
 
-    def __init__(self, piece: Piece, rim: int, seed: int) -> None:
+    def __init__(self, piece: Piece, rim: int, seed: int, draw: str = "factors") -> None:
         decay = _DECAY ** (piece.order + 1 - REFERENCE_ORDER)
-        first = child_words(piece, rim, seed, "factors")
+        first = child_words(piece, rim, seed, draw)
         scratch = np.empty_like(first)
         sky_random.mix(first, scratch)
         second = sky_random.again(first, np.empty_like(first), scratch).view(np.int16).reshape(*first.shape, 2)
@@ -325,9 +330,11 @@ def refine(
         Gets (4, side + 2 rim, side + 2 rim) float32, valid during the call.
     """
     slopes = Slopes(piece, rim)
-    factors = Factors(piece, rim, seed) if any(growths) else None
+    factors: dict[str, Factors] = {}
     for number, (values, growth) in enumerate(zip(fields, growths, strict=True)):
-        if growth is None or factors is None:
+        if growth is None:
             take(number, slopes.children(values, limited=False))
-        else:
-            take(number, amount_children(values, slopes, factors.of(growth)))
+            continue
+        if growth.draw not in factors:
+            factors[growth.draw] = Factors(piece, rim, seed, growth.draw)
+        take(number, amount_children(values, slopes, factors[growth.draw].of(growth)))

@@ -1,12 +1,11 @@
-"""Which pixels a verb may use: a region, or conditions on coordinates and maps, read without `eval`."""
+"""Which pixels a verb may use: regions, and conditions on coordinates and maps (`selection_grammar`)."""
 
 from __future__ import annotations
 
-import operator
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,70 +14,53 @@ from ..chunking import sphere
 from ..chunking.errors import InputError
 from ..chunking.regions import Region
 from ..chunking.tiling import Tiling
+from .selection_grammar import COORDINATES, HELP, Bools, Condition, Truth, Value, parse
 
-_COORDINATES = ("l", "b", "lon", "lat")
-_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
-    "<=": operator.le,
-    ">=": operator.ge,
-    "==": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    ">": operator.gt,
-}
-_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
-_TERM = re.compile(
-    rf"(?P<bar>\|?)\s*(?P<name>[A-Za-z_]\w*)\s*(?P<close>\|?)\s*"
-    rf"(?:(?P<operator><=|>=|==|!=|<|>)\s*(?P<number>{_NUMBER})"
-    rf"|in\s+(?P<list>{_NUMBER}(?:\s*,\s*{_NUMBER})*))?"
-)
-_HELP = (
-    'write conditions such as "b > 10 and |l| < 60", "survey in 1, 2" or the name of a map that is not 0 where a '
-    "pixel may be used, joined by `and`"
-)
+type Where = str | Region | Sequence[str | Region] | None
 
-
-@dataclass(frozen=True)
-class _Condition:
-    name: str
-    magnitude: bool
-    operator: str
-    numbers: tuple[float, ...]
-
-    def holds(self, values: NDArray[Any]) -> NDArray[np.bool_]:
-        if self.magnitude:
-            values = np.abs(values)
-        if self.operator == "in":
-            return np.isin(values, self.numbers)
-        return np.asarray(_OPERATORS[self.operator](values, self.numbers[0]) & ~np.isnan(values))
+_LONGITUDES = ("l", "lon", "elon")
+_FRAMES = {"l": "galactic", "b": "galactic", "elon": "ecliptic", "elat": "ecliptic"}
+# Positions and truths of so many pixels at a time: what a selection needs does not grow with the tile.
+BLOCK: Final = 2**17
+BLOCK_BYTES: Final = BLOCK * 8 * 24
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The pixels that fulfil all conditions; made by `Selection.of`.
+    """The pixels that fulfil all conditions and lie in all regions; made by `Selection.of`.
 
     Parameters
     ----------
-    conditions : tuple
+    conditions : tuple of Condition
         All must hold.
-    region : Region, optional
-        Pixels whose centres lie in it.
+    regions : tuple of Region
+        Pixels whose centres lie in all of them.
     """
 
-    conditions: tuple[_Condition, ...] = ()
-    region: Region | None = None
+    conditions: tuple[Condition, ...] = ()
+    regions: tuple[Region, ...] = ()
 
     @classmethod
-    def of(cls, where: str | Region | None) -> Selection:
+    def of(cls, where: Where) -> Selection:
         """Return what a user wrote as a selection.
 
         Parameters
         ----------
-        where : str, Region or None
-            A region; or conditions joined by "and".  A condition compares (< <= > >= == !=, or `in` with a list)
-            a number with "l", "b" (galactic coordinates, whatever the frame of the store; l from 0 to 360),
-            "lon", "lat" (the store's frame), or a map; bars take the absolute value, and then l and lon count
-            from -180 to 180.  A map alone must not be 0.  A pixel where a map has no value is left out.  None
-            is the whole sky.
+        where : str, Region, sequence of them, or None
+            A region, conditions, or several of both, of which all must hold; None is the whole sky.
+
+            Conditions are joined by `and`, `or` and `not`, with parentheses as needed.  A condition compares maps,
+            coordinates and numbers (< <= > >= == !=, also chained as in "0 < b < 30"), or asks whether one is in a
+            list ("survey in 1, 2", "survey not in 0").  A map alone must not be 0; so a `mask_` map, which is 1 where
+            a pixel is not to be used, is written `not mask_dust`.  Coordinates are in degrees: "l", "b" (galactic) and
+            "elon", "elat" (ecliptic), whatever the frame of the store, and "lon", "lat" (in the frame of the store);
+            longitudes go from 0 to 360.  Bars take the absolute value, and in them longitudes count from -180 to 180.
+            "ngc" and "sgc" are the northern (b > 0) and the southern (b < 0) galactic cap.  All these names hide maps
+            of the same name.
+
+            Where a map has no value, a condition on it is neither true nor false, and so is its `not`: the pixel
+            is left out unless the other conditions decide without it ("b > 60 or n_hi < 4" holds at b = 70 whatever
+            n_hi, and neither "n_hi < 4" nor "not n_hi < 4" holds where n_hi is missing).
 
         Raises
         ------
@@ -87,37 +69,55 @@ class Selection:
 
         Examples
         --------
-        >>> Selection.of("|b| > 10 and survey in 1, 2").maps
-        ('survey',)
+        >>> Selection.of("|b| > 10 and (survey in 1, 2 or not mask_dust)").maps
+        ('survey', 'mask_dust')
         """
         if where is None:
             return cls()
-        if isinstance(where, Region):
-            return cls(region=where)
-        if not isinstance(where, str) or not where.strip():
-            raise InputError(f"`where` {where!r} came; {_HELP}.")
-        return cls(tuple(_condition(term, where) for term in re.split(r"\band\b", where)))
+        several: Sequence[Any] = where if isinstance(where, list | tuple) else (where,)
+        conditions: list[Condition] = []
+        regions: list[Region] = []
+        for each in several:
+            if isinstance(each, Region):
+                regions.append(each)
+            elif isinstance(each, str) and each.strip():
+                conditions.extend(parse(each))
+            else:
+                raise InputError(
+                    f"`where` {each!r} came; {HELP}; or give a region, or a list of regions and conditions."
+                )
+        if not several:
+            raise InputError(f"`where` {where!r} came, which says nothing; {HELP}; or give None for the whole sky.")
+        return cls(tuple(conditions), tuple(regions))
 
     @property
     def maps(self) -> tuple[str, ...]:
         """Maps that must be read to decide."""
-        return tuple(dict.fromkeys(c.name for c in self.conditions if c.name not in _COORDINATES))
+        return tuple(dict.fromkeys(name for name in self._names() if name not in COORDINATES))
+
+    @property
+    def region(self) -> Region | None:
+        """The first region, None where there is none."""
+        return self.regions[0] if self.regions else None
 
     @property
     def needs_positions(self) -> bool:
         """Whether the coordinates of every pixel are computed."""
-        return self.region is not None or any(c.name in _COORDINATES for c in self.conditions)
+        return bool(self.regions) or any(name in COORDINATES for name in self._names())
+
+    def _names(self) -> Iterator[str]:
+        for condition in self.conditions:
+            for value in condition.node.values():
+                yield value.name
 
     def tiles(self, tiling: Tiling, frame: str, tiles: tuple[int, ...]) -> tuple[int, ...]:
         """Return those of some tiles that may hold selected pixels."""
-        if self.region is None:
-            return tiles
-        inside = set(self.region.tiles(tiling, frame).tolist())
-        return tuple(tile for tile in tiles if tile in inside)
+        for region in self.regions:
+            inside = set(region.tiles(tiling, frame).tolist())
+            tiles = tuple(tile for tile in tiles if tile in inside)
+        return tiles
 
-    def holds(
-        self, tiling: Tiling, frame: str, pixels: NDArray[np.int64], values: Mapping[str, NDArray[Any]]
-    ) -> NDArray[np.bool_]:
+    def holds(self, tiling: Tiling, frame: str, pixels: NDArray[np.int64], values: Mapping[str, NDArray[Any]]) -> Bools:
         """Return whether each pixel is selected, (pixel,) bool.
 
         Parameters
@@ -132,33 +132,98 @@ class Selection:
             (pixel,) of each map of `maps`.
         """
         kept = np.ones(len(pixels), bool)
-        if self.needs_positions and len(pixels):
-            lon, lat = tiling.lonlat(pixels)
-            if self.region is not None:
-                kept &= self.region.contains(lon, lat, frame)
-            known = {"lon": lon, "lat": lat}
-            if any(condition.name in ("l", "b") for condition in self.conditions):
-                known["l"], known["b"] = sphere.rotate(lon, lat, frame, "galactic")
-        for condition in self.conditions:
-            if condition.name not in _COORDINATES:
-                kept &= condition.holds(np.asarray(values[condition.name], np.float64))
-            elif len(pixels):
-                coordinate = known[condition.name]
-                if condition.magnitude and condition.name in ("l", "lon"):
-                    coordinate = (coordinate + 180.0) % 360.0 - 180.0
-                kept &= condition.holds(coordinate)
+        for part, inside, truths in self.pieces(tiling, frame, pixels, values):
+            kept[part] = inside
+            for truth in truths:
+                kept[part] &= truth.true
         return kept
 
+    def pieces(
+        self, tiling: Tiling, frame: str, pixels: NDArray[np.int64], values: Mapping[str, NDArray[Any]]
+    ) -> Iterator[tuple[slice, Bools, list[Truth]]]:
+        """Yield blocks of pixels, whether they lie in all regions, and the truth of every condition.
 
-def _condition(term: str, where: str) -> _Condition:
-    found = _TERM.fullmatch(term.strip())
-    if not found or bool(found["bar"]) != bool(found["close"]):
-        raise InputError(f"`where` {where!r} cannot be read at {term.strip()!r}; {_HELP}.")
-    name, magnitude = found["name"], bool(found["bar"])
-    if found["list"]:
-        return _Condition(name, magnitude, "in", tuple(float(text) for text in found["list"].split(",")))
-    if found["operator"]:
-        return _Condition(name, magnitude, found["operator"], (float(found["number"]),))
-    if name in _COORDINATES or magnitude:
-        raise InputError(f"`where` {where!r} compares {term.strip()!r} with nothing; {_HELP}.")
-    return _Condition(name, False, "!=", (0.0,))
+        Parameters
+        ----------
+        tiling, frame, pixels, values
+            As for `holds`.
+
+        Yields
+        ------
+        tuple
+            Which of the pixels, (block,) bool, and a Truth of (block,) for each of `conditions`.
+        """
+        for start in range(0, len(pixels), BLOCK):
+            part = slice(start, start + BLOCK)
+            known = _Known(tiling, frame, pixels[part], {name: values[name][part] for name in self.maps})
+            inside = np.ones(len(pixels[part]), bool)
+            for region in self.regions:
+                inside &= region.contains(known.coordinate("lon"), known.coordinate("lat"), frame)
+            yield part, inside, [condition.node.truth(known) for condition in self.conditions]
+
+
+class _Known:
+    """What conditions ask for of some pixels; coordinates are computed once, when the first asks."""
+
+    def __init__(
+        self, tiling: Tiling, frame: str, pixels: NDArray[np.int64], values: Mapping[str, NDArray[Any]]
+    ) -> None:
+        self.tiling, self.frame, self.pixels, self.values = tiling, frame, pixels, values
+        self.coordinates: dict[str, NDArray[np.float64]] = {}
+
+    def __call__(self, value: Value) -> NDArray[np.float64]:
+        if value.name not in COORDINATES:
+            found = np.asarray(self.values[value.name], np.float64)
+            return np.abs(found) if value.magnitude else found
+        found = self.coordinate(value.name)
+        if value.magnitude and value.name in _LONGITUDES:
+            found = (found + 180.0) % 360.0 - 180.0
+        return np.abs(found) if value.magnitude else found
+
+    def coordinate(self, name: str) -> NDArray[np.float64]:
+        if name not in self.coordinates:
+            if name in ("lon", "lat"):
+                self.coordinates["lon"], self.coordinates["lat"] = self.tiling.lonlat(self.pixels)
+            else:
+                names = ("l", "b") if name in ("l", "b") else ("elon", "elat")
+                own = self.coordinate("lon"), self.coordinate("lat")
+                # Not turned by the identity: its rounding would share the equator out among north and south.
+                turned = own if self.frame == _FRAMES[name] else sphere.rotate(*own, self.frame, _FRAMES[name])
+                self.coordinates.update(zip(names, turned, strict=True))
+        return self.coordinates[name]
+
+
+def described(where: Where) -> Any:
+    """Return a selection as JSON-able facts, for the identity of a run: the words, and the numbers of regions.
+
+    Parameters
+    ----------
+    where : str, Region, sequence of them, or None
+        As for `Selection.of`.
+
+    Examples
+    --------
+    >>> from skymill.chunking.regions import Cone
+    >>> described(["b > 30", Cone(0.0, 90.0, 5.0)])[1]
+    {'region': 'Cone', 'lon': 0.0, 'lat': 90.0, 'radius': 5.0, 'frame': None}
+    """
+    if isinstance(where, Region):
+        known: dict[str, Any] = json.loads(json.dumps(asdict(where), default=repr))  # type: ignore[call-overload]
+        return {"region": type(where).__name__, **{name: known[name] for name in known if name[0] != "_"}}
+    if where is None or isinstance(where, str):
+        return where
+    return [described(each) for each in where]
+
+
+def words(where: Region) -> str:
+    """Return a region as people write it.
+
+    Examples
+    --------
+    >>> from skymill.chunking.regions import Cone
+    >>> words(Cone(0.0, 90.0, 5.0))
+    'Cone(lon=0.0, lat=90.0, radius=5.0)'
+    """
+    known = described(where)
+    kind = known.pop("region")
+    return f"{kind}({', '.join(f'{name}={value!r}' for name, value in known.items() if value is not None)})"

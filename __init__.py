@@ -21,6 +21,7 @@ from .chunking import hook as _hook
 if TYPE_CHECKING:
     from . import models as models
     from .chunking import errors as errors
+    from .chunking.query import ReddeningQuery as ReddeningQuery
     from .chunking.regions import Box as Box
     from .chunking.regions import Cone as Cone
     from .chunking.regions import Polygon as Polygon
@@ -57,6 +58,7 @@ _HOMES = {
     "Cone": "chunking.regions:Cone",
     "Plan": "engine.plan:Plan",
     "Polygon": "chunking.regions:Polygon",
+    "ReddeningQuery": "chunking.query:ReddeningQuery",
     "Tiling": "chunking.tiling:Tiling",
     "Worker": "engine.worker:Worker",
     "apodize": "engine.apodize:apodize",
@@ -90,6 +92,7 @@ __all__ = [  # noqa: RUF022 - in the order of the work, which is also the order 
     "Cone",
     "Box",
     "Polygon",
+    "ReddeningQuery",
     "Bins",
     "open",
     "connect",

@@ -59,7 +59,7 @@ def _kept_tiling(where: str, tag: tuple[int, int]) -> Tiling:
 
 
 def begin(where: str, maps: Sequence[MapInfo]) -> None:
-    """Make the templates of all overviews of the maps."""
+    """Make the templates of all overviews of the maps; cubes have none."""
     _kept_tiling.cache_clear()
     tiling = store.tiling_of(where)
     if levels(tiling):
@@ -70,7 +70,11 @@ def begin(where: str, maps: Sequence[MapInfo]) -> None:
         pieces = tiling.tile_nside if finest else 1
         store.create(there, nside, frame=store.frame_of(where), tile_nside=pieces, chunk_nside=pieces)
         held = store.map_names(store.open_group(there))
-        missing = [replace(made, provenance={"overview of": made.name}) for made in maps if made.name not in held]
+        missing = [
+            replace(made, provenance={"overview of": made.name})
+            for made in maps
+            if made.name not in held and not made.is_cube
+        ]
         for made in missing:
             # Another process may be at the same run, and faster.
             with contextlib.suppress(IdentityError):
@@ -102,7 +106,7 @@ def _is_stored(where: str, name: str, tile: int, values: NDArray[Any]) -> bool:
 def _piece(where: str, name: str, values: NDArray[Any]) -> NDArray[Any] | None:
     """Return the piece of the finest overview that a tile covers, or None where there is nothing to write."""
     tiling = _tiling(where)
-    if not levels(tiling):
+    if not levels(tiling) or values.ndim > 1:
         return None
     piece = summarise(name, values, (tiling.nside // FINEST_NSIDE) ** 2)
     return None if piece.dtype.kind == "f" and np.isnan(piece).all() else piece
@@ -123,6 +127,8 @@ def finish(where: str, maps: Sequence[MapInfo]) -> None:
         pieces = (tiling.tile_nside if finer == FINEST_NSIDE else 1) ** 2  # of the finer level in a base pixel
         length = finer**2 // pieces
         for made in maps:
+            if made.is_cube:
+                continue
             for base in range(12):
                 kept = [
                     store.get_plain_tile(address(where, finer), made.name, base * pieces + part, made.dtype, length)
@@ -147,7 +153,7 @@ def best(where: str, name: str, nside: int) -> tuple[str, int]:
         If the store does not hold the map.
     """
     group = store.open_group(where)
-    store.require_maps(where, [name], group)
+    store.require_maps(where, [name], group, cubes=True)
     for candidate in store.overview_nsides(group):
         if candidate >= nside:
             try:

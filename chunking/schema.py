@@ -15,6 +15,11 @@ from .errors import FormatError, InputError, nearest
 
 FORMAT_VERSION = 1
 FRAMES = ("galactic", "icrs", "ecliptic")
+MAP = ("cells",)
+CUBE = ("channel", "cells")
+# The two arrays that say what the channels of all cubes of a store are, and what each says.
+CHANNEL_ARRAYS = {"velocity": "velocity of the middle of a channel", "channel_width": "full width of a channel"}
+CHANNEL_UNIT = "km / s"
 
 # Reasons why a pixel carries no trustworthy value, as bits of the `flag_*` and `reason_*` maps.
 FLAGS = {
@@ -54,6 +59,8 @@ class MapInfo:
         What made the map from what; JSON.
     flag_meanings : tuple of str
         For bit maps: the meaning of bit 0, 1, ...
+    dims : tuple of str
+        ("cells",) for a map, ("channel", "cells") for a cube: a map for each velocity channel of the store.
     """
 
     name: str
@@ -68,6 +75,7 @@ class MapInfo:
     fill_value: float | int | None = field(default=None, compare=False)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     flag_meanings: tuple[str, ...] = ()
+    dims: tuple[str, ...] = MAP
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -81,22 +89,36 @@ class MapInfo:
         if self.fill_value is None:
             object.__setattr__(self, "fill_value", math.nan if self.dtype == "float32" else 0)
         object.__setattr__(self, "flag_meanings", tuple(self.flag_meanings))
+        object.__setattr__(self, "dims", tuple(self.dims))
+        if self.dims not in (MAP, CUBE):
+            raise InputError(f"map {self.name!r} came with dimensions {self.dims}; {MAP} or {CUBE} expected.")
+        if self.is_cube and self.dtype != "float32":
+            raise InputError(f"cube {self.name!r} came with dtype {self.dtype!r}; cubes are float32.")
+
+    @property
+    def is_cube(self) -> bool:
+        """Whether it has a value for each channel in each pixel."""
+        return self.dims == CUBE
 
     def attributes(self) -> dict[str, Any]:
         """Return the attributes that the array carries on disk."""
         attributes: dict[str, Any] = {"units": self.unit, "long_name": self.long_name or self.quantity}
         attributes["grid_mapping"] = "crs"
+        if self.is_cube:
+            attributes["coordinates"] = " ".join(CHANNEL_ARRAYS)  # as CF and xarray understand it
         if self.flag_meanings:
             attributes["flag_masks"] = [1 << bit for bit in range(len(self.flag_meanings))]
             attributes["flag_meanings"] = " ".join(self.flag_meanings)
         known = asdict(self)
-        for key in ("name", "dtype", "fill_value", "unit", "flag_meanings"):
+        for key in ("name", "dtype", "fill_value", "unit", "flag_meanings", "dims"):
             del known[key]
         attributes["skymill"] = known
         return attributes
 
     @classmethod
-    def from_attributes(cls, name: str, dtype: str, fill_value: Any, attributes: Mapping[str, Any]) -> MapInfo:
+    def from_attributes(
+        cls, name: str, dtype: str, fill_value: Any, attributes: Mapping[str, Any], dims: tuple[str, ...] = MAP
+    ) -> MapInfo:
         """Return the entry of an array read from disk.
 
         Raises
@@ -117,18 +139,20 @@ class MapInfo:
             fill_value=fill_value,
             unit=attributes["units"],
             flag_meanings=meanings,
+            dims=dims,
             **ours,
         )
 
 
 @dataclass(frozen=True)
 class ArrayKind:
-    """One entry of the data dictionary: the arrays whose name matches `pattern`."""
+    """One entry of the data dictionary: the arrays whose name matches `pattern`; `cubes` where these may be cubes."""
 
     pattern: str
     dtype: str
     unit: str | None
     sentence: str
+    cubes: bool = False
 
 
 # First match wins; `unit` None means that every map states its own.
@@ -151,10 +175,10 @@ KINDS = (
     ArrayKind(r"mask_\w+", "uint8", "1", "1 where the prediction is not to be trusted, 0 elsewhere"),
     ArrayKind(r"reason_\w+", "uint8", "1", "bits that say why `mask_` is 1"),
     ArrayKind(r"weight_\w+", "float32", "1", "weight of a pixel, 0 where it is not used"),
-    ArrayKind(r"truth_\w+", "float32", None, "noiseless truth of a synthetic sky"),
+    ArrayKind(r"truth_\w+", "float32", None, "noiseless truth of a synthetic sky", cubes=True),
     ArrayKind(r"raw_\w+", "float32", None, "observed intensity before preparation"),
     ArrayKind(r"survey\w*", "uint8", "1", "code of the survey that observed a pixel, 0 for none"),
-    ArrayKind(r"[A-Za-z]\w*", "float32", None, "any other map of the sky"),
+    ArrayKind(r"[A-Za-z]\w*", "float32", None, "any other map or cube of the sky", cubes=True),
 )
 
 
@@ -176,12 +200,14 @@ def validate(info: MapInfo) -> None:
     Raises
     ------
     InputError
-        If its dtype or its unit is not the one that its name promises.
+        If its dtype, unit or dimensions are not those that its name promises.
     """
     kind = kind_of(info.name)
     general = kind is KINDS[-1]
     if not general and info.dtype != kind.dtype:
         raise InputError(f"map {info.name!r} is {kind.sentence}: {kind.dtype} expected, {info.dtype} came.")
+    if info.is_cube and not kind.cubes:
+        raise InputError(f"a cube came under the name {info.name!r}, which means: {kind.sentence}. Name it otherwise.")
     if kind.unit is not None and info.unit != kind.unit:
         raise InputError(f"map {info.name!r} is {kind.sentence}: unit {kind.unit!r} expected, {info.unit!r} came.")
 
@@ -196,7 +222,7 @@ def check_name(name: str) -> None:
         raise InputError(f"{name!r} came as the name of a map; that name is reserved: {', '.join(RESERVED)}.")
 
 
-RESERVED = ("crs", "cells", "cell_ids", "ledger", "overview", "lon", "lat")
+RESERVED = ("crs", "cells", "cell_ids", "ledger", "overview", "lon", "lat", "channel", *CHANNEL_ARRAYS)
 
 
 def check_frame(frame: str) -> str:
@@ -211,7 +237,10 @@ def check_frame(frame: str) -> str:
 def describe() -> str:
     """Return the data dictionary as a Markdown table, as `chunking/DESIGN.md` shows it."""
     lines = ["| array | dims | dtype | unit | what it is |", "|---|---|---|---|---|"]
+    for name, sentence in CHANNEL_ARRAYS.items():
+        lines.append(f"| `{name}` | `channel` | float64 | {CHANNEL_UNIT} | {sentence} |")
     for kind in KINDS:
         unit = kind.unit or "its own"
-        lines.append(f"| `{kind.pattern}` | `cells` | {kind.dtype} | {unit} | {kind.sentence} |")
+        dims = "`cells`; `channel, cells`" if kind.cubes else "`cells`"
+        lines.append(f"| `{kind.pattern}` | {dims} | {kind.dtype} | {unit} | {kind.sentence} |")
     return "\n".join(lines)

@@ -5,11 +5,13 @@ decodes by itself.  Only shards that are just what this package writes are read 
 otherwise), and tests hold the values to those of zarr.
 
 A shard is its compressed chunks in any order, then an index: start and length of every chunk, little-endian unsigned
-64-bit numbers, all ones for a chunk that is not stored; then the CRC32C of these, 4 bytes.
+64-bit numbers, all ones for a chunk that is not stored; then the CRC32C of these, 4 bytes.  The chunks of a cube are
+indexed channel by channel.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +44,8 @@ class Shards:
         Value of what is not stored.
     chunk, shard : int
         Pixels of a chunk, and of a shard.
+    channels : int
+        Of a cube, 0 for a map: a shard has all of them, a chunk one.
     """
 
     folder: str
@@ -49,6 +53,7 @@ class Shards:
     fill: Any
     chunk: int
     shard: int
+    channels: int = 0
 
     @classmethod
     def of(cls, where: str, name: str, array: zarr.Array[Any]) -> Shards | None:
@@ -65,7 +70,7 @@ class Shards:
         """
         metadata: Any = array.metadata.to_dict()
         codecs = metadata.get("codecs", [])
-        if not objects.is_local(where) or array.ndim != 1 or [each["name"] for each in codecs] != ["sharding_indexed"]:
+        if not objects.is_local(where) or [each["name"] for each in codecs] != ["sharding_indexed"]:
             return None
         made = codecs[0]["configuration"]
         inner = list(made["codecs"])
@@ -77,15 +82,23 @@ class Shards:
             return None
         assert array.shards is not None
         kind = np.dtype(array.dtype).newbyteorder("<")
-        return cls(f"{where}/{name}/c", kind, array.fill_value, int(made["chunk_shape"][0]), int(array.shards[0]))
+        *depth, chunk = (int(length) for length in made["chunk_shape"])
+        *layers, shard = (int(length) for length in array.shards)
+        if (depth, layers) == ([], []):
+            return cls(f"{where}/{name}/c", kind, array.fill_value, chunk, shard)
+        if (depth, layers) == ([1], list(array.shape[:-1])):
+            return cls(f"{where}/{name}/c/0", kind, array.fill_value, chunk, shard, channels=layers[0])
+        return None
 
-    def read(self, start: int, stop: int) -> NDArray[Any] | None:
+    def read(self, start: int, stop: int, channels: range | None = None) -> NDArray[Any] | None:
         """Return the pixels [start, stop), or None where they do not begin and end with a chunk.
 
         Parameters
         ----------
         start, stop : int
             First pixel, and the one behind the last.
+        channels : range, optional
+            Of a cube: which channels, all by default; what is returned is (channel, cells) then.
 
         Raises
         ------
@@ -94,14 +107,15 @@ class Shards:
         """
         if start % self.chunk or stop % self.chunk or stop <= start:
             return None
-        values = np.empty(stop - start, dtype=self.dtype)
+        wanted = range(max(1, self.channels)) if channels is None else channels
+        values = np.empty((len(wanted), stop - start), dtype=self.dtype)
         for shard in range(start // self.shard, -(-stop // self.shard)):
             first, last = max(start, shard * self.shard), min(stop, (shard + 1) * self.shard)
-            self._read_shard(shard, first - shard * self.shard, values[first - start : last - start])
-        return values
+            self._read_shard(shard, first - shard * self.shard, wanted, values[:, first - start : last - start])
+        return values if self.channels else values[0]
 
-    def _read_shard(self, shard: int, begin: int, values: NDArray[Any]) -> None:
-        """Read pixels of one shard, from its pixel `begin` on, in place."""
+    def _read_shard(self, shard: int, begin: int, wanted: range, values: NDArray[Any]) -> None:
+        """Read pixels of one shard, from its pixel `begin` on, in place: a row of values for each wanted channel."""
         try:
             file = os.open(f"{self.folder}/{shard}", os.O_RDONLY)
         except FileNotFoundError:
@@ -109,9 +123,9 @@ class Shards:
             return
         try:
             index = self._index(file)
-            for place in range(0, values.size, self.chunk):
-                into = values[place : place + self.chunk]
-                offset, length = index[(begin + place) // self.chunk]
+            for row, place in itertools.product(range(len(wanted)), range(0, values.shape[1], self.chunk)):
+                into = values[row, place : place + self.chunk]
+                offset, length = index[wanted[row], (begin + place) // self.chunk]
                 if offset == _NOT_STORED and length == _NOT_STORED:
                     into[:] = self.fill
                     continue
@@ -125,10 +139,11 @@ class Shards:
             os.close(file)
 
     def _index(self, file: int) -> NDArray[np.uint64]:
-        size = 16 * (self.shard // self.chunk)
+        layers = max(1, self.channels)
+        size = 16 * layers * (self.shard // self.chunk)
         end = os.fstat(file).st_size
         content = os.pread(file, size + _CHECKSUM_BYTES, max(0, end - size - _CHECKSUM_BYTES))
         stated = int.from_bytes(content[size:], "little")
         if len(content) != size + _CHECKSUM_BYTES or google_crc32c.value(content[:size]) != stated:
             raise ValueError("the index of the shard does not fit its checksum")
-        return np.frombuffer(content[:size], "<u8").reshape(-1, 2)
+        return np.frombuffer(content[:size], "<u8").reshape(layers, -1, 2)

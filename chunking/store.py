@@ -14,17 +14,22 @@ import numpy as np
 import zarr
 from zarr.errors import ContainsArrayError
 
+from . import channels as channel_arrays
 from . import objects
-from .errors import FormatError, IdentityError, InputError, MissingMapError, StoreNotFoundError, nearest
-from .schema import FORMAT_VERSION, MapInfo, check_frame, validate
+from .channels import Channels
+from .errors import IdentityError, InputError, MissingMapError, nearest
+from .groups import StoreAddress, address, exists, frame_of, map_names, open_group, tiling_of
+from .schema import CHANNEL_ARRAYS, FORMAT_VERSION, MapInfo, check_frame, validate
 from .tiles import (
-    StoreAddress,
+    channel_count,
     forget_open_arrays,
     get_plain_tile,
+    is_stored,
     plain_bytes,
     put_plain_tile,
     read_cells,
     read_tile,
+    tile_key,
     tile_length,
     write_tile,
 )
@@ -37,7 +42,11 @@ __all__ = [
     "CODECS",
     "StoreAddress",
     "address",
+    "channel_count",
+    "channels_of",
+    "check_channels",
     "create",
+    "create_channels",
     "create_maps",
     "delete_map",
     "exists",
@@ -46,6 +55,8 @@ __all__ = [
     "get_plain_tile",
     "info",
     "infos",
+    "is_cube",
+    "is_stored",
     "map_names",
     "observed_tiles",
     "open",
@@ -56,6 +67,7 @@ __all__ = [
     "read_cells",
     "read_tile",
     "require_maps",
+    "tile_key",
     "tile_length",
     "tiling_of",
     "write_tile",
@@ -69,32 +81,6 @@ _DGGS_CONVENTION = {
     "description": "Discrete Global Grid Systems convention for zarr",
 }
 CODECS = ("lz4", "zstd", "none")
-
-
-def address(store: StoreAddress) -> str:
-    """Return the one spelling of a store's address: an absolute path, or a URL as given.
-
-    Parameters
-    ----------
-    store : str or path
-        A local path, or a URL such as "s3://bucket/sky.zarr" (credentials and endpoint come from the
-        usual AWS_* environment variables).
-
-    Returns
-    -------
-    str
-
-    Raises
-    ------
-    InputError
-        If what came is neither.
-
-    Examples
-    --------
-    >>> address("s3://survey/sky.zarr/")
-    's3://survey/sky.zarr'
-    """
-    return objects.address(store)
 
 
 def create(
@@ -165,94 +151,14 @@ def _check_agreement(store: StoreAddress, tiling: Tiling, frame: str, explicit_t
         )
 
 
-def exists(store: StoreAddress) -> bool:
-    """Return whether a finished sky store is at the address."""
-    try:
-        group = zarr.open_group(objects.zarr_store(address(store), read_only=True), mode="r", zarr_format=3)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except (ValueError, KeyError, TypeError) as error:
-        raise _damaged(address(store), error) from error
-    return "skymill" in group.attrs
-
-
-def _damaged(where: str, error: Exception) -> FormatError:
-    return FormatError(
-        f"the metadata of {where} cannot be read ({error}); the store is damaged. Bring zarr.json back from a copy, "
-        "or remove the store and make it again."
-    )
-
-
-def open_group(store: StoreAddress, mode: str = "r") -> zarr.Group:
-    """Return the Zarr group of a sky store, after checking that it is one that we can read.
-
-    Raises
-    ------
-    StoreNotFoundError
-        If nothing is at the address.
-    FormatError
-        If what is there is no sky store, or one of another format version.
-    """
-    where = address(store)
-    try:
-        kept = objects.zarr_store(where, read_only=mode == "r")
-        group = zarr.open_group(kept, mode=cast(Any, mode), zarr_format=3)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise StoreNotFoundError(
-            f"no sky store at {where}: nothing that Zarr can open is there. Check the path, or make the store with "
-            "skymill.ingest or skymill.simulate."
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise _damaged(where, error) from error
-    _check_format(where, dict(group.attrs))
-    return group
-
-
-def _check_format(where: str, attributes: dict[str, Any]) -> None:
-    ours = attributes.get("skymill")
-    if not isinstance(ours, dict) or "format_version" not in ours:
-        raise FormatError(
-            f"{where} is a Zarr group but no sky store: it has no `skymill` attributes with format version and frame. "
-            "Bring its maps in with skymill.ingest."
-        )
-    version = ours["format_version"]
-    if version != FORMAT_VERSION:
-        raise FormatError(
-            f"{where} has format version {version}; this skymill reads version {FORMAT_VERSION}. "
-            "Use the skymill that wrote it, or a newer one."
-        )
-
-
-def tiling_of(store: StoreAddress) -> Tiling:
-    """Return the tiling of a sky store."""
-    ours = cast(dict[str, Any], open_group(store).attrs["skymill"])
-    return Tiling(ours["nside"], ours["tile_nside"], ours["chunk_nside"])
-
-
-def frame_of(store: StoreAddress) -> str:
-    """Return the celestial frame of a sky store."""
-    return str(cast(dict[str, Any], open_group(store).attrs["skymill"])["frame"])
-
-
-def map_names(group: zarr.Group) -> tuple[str, ...]:
-    """Return the names of the maps in a store's group, sorted."""
-    try:
-        with warnings.catch_warnings():
-            # Where a process was killed there may be an empty folder; that is no array, and no matter.
-            warnings.filterwarnings("ignore", message=".*not recognized as a component of a Zarr hierarchy")
-            return tuple(sorted(name for name, _ in group.arrays() if name != "crs"))
-    except (ValueError, KeyError, TypeError) as error:
-        raise _damaged(f"a map in {group.store_path}", error) from error
-
-
 def infos(store: StoreAddress) -> dict[str, MapInfo]:
-    """Return what is known of every map of a store, by name."""
+    """Return what is known of every map and cube of a store, by name."""
     group = open_group(store)
     return {name: _info(group, name) for name in map_names(group)}
 
 
 def info(store: StoreAddress, name: str) -> MapInfo:
-    """Return what is known of one map.
+    """Return what is known of one map or cube.
 
     Raises
     ------
@@ -260,22 +166,82 @@ def info(store: StoreAddress, name: str) -> MapInfo:
         If the store does not hold it; the message names the nearest that it does.
     """
     group = open_group(store)
-    require_maps(store, [name], group)
+    require_maps(store, [name], group, cubes=True)
     return _info(group, name)
 
 
 def _info(group: zarr.Group, name: str) -> MapInfo:
     array = cast(zarr.Array[Any], group[name])
-    return MapInfo.from_attributes(name, str(array.dtype), np.asarray(array.fill_value).item(), dict(array.attrs))
+    dims: Any = getattr(array.metadata, "dimension_names", None) or ("cells",)
+    fill = np.asarray(array.fill_value).item()
+    return MapInfo.from_attributes(name, str(array.dtype), fill, dict(array.attrs), tuple(dims))
 
 
-def require_maps(store: StoreAddress, names: Iterable[str], group: zarr.Group | None = None) -> None:
-    """Raise MissingMapError for the first of `names` that the store does not hold."""
+def require_maps(
+    store: StoreAddress, names: Iterable[str], group: zarr.Group | None = None, *, cubes: bool = False
+) -> None:
+    """Raise MissingMapError for the first of `names` that the store does not hold, InputError where it is a cube.
+
+    Every verb asks this of the names that it is given; only those that know what to do with cubes say `cubes=True`.
+    """
     group = open_group(store) if group is None else group
     held = map_names(group)
     for name in names:
         if name not in held:
             raise MissingMapError(f"map {name!r} is not in the store {address(store)}; {nearest(name, held)}.")
+        if not cubes and cast(zarr.Array[Any], group[name]).ndim > 1:
+            raise InputError(
+                f"{name!r} in the store {address(store)} is a cube (channel, cells); a map (cells,) is needed "
+                f'here. Make maps from it with skymill.templates; skymill.open(store)["{name}"] has its channels.'
+            )
+
+
+def is_cube(store: StoreAddress, name: str) -> bool:
+    """Return whether an array of the store is a cube (channel, cells), not a map (cells,).
+
+    Raises
+    ------
+    MissingMapError
+        If the store does not hold it.
+    """
+    return info(store, name).is_cube
+
+
+def channels_of(store: StoreAddress) -> Channels | None:
+    """Return the velocity channels of a store's cubes, or None where it has none."""
+    return channel_arrays.read_channels(open_group(store))
+
+
+def create_channels(store: StoreAddress, channels: Channels) -> None:
+    """Write the velocity channels of the cubes of a store; those that are there already and agree stay as they are.
+
+    Parameters
+    ----------
+    store : str or path
+        The store, which must exist.
+    channels : Channels
+        What its cubes will have.
+
+    Raises
+    ------
+    InputError
+        If the store has other channels.
+    """
+    there = channels_of(store)
+    if there is None:
+        channel_arrays.write_channels(open_group(store, mode="r+"), channels)
+    else:
+        check_channels(store, there, channels)
+
+
+def check_channels(store: StoreAddress, there: Channels, channels: Channels) -> None:
+    """Raise InputError where the channels of a store are not those that are asked for."""
+    wrong = channel_arrays.difference(there, channels)
+    if wrong is not None:
+        raise InputError(
+            f"the cubes of the store {address(store)} have {wrong} as asked for; a store has one set of channels. "
+            "Write to another store."
+        )
 
 
 def open(store: StoreAddress) -> xr.Dataset:
@@ -290,7 +256,8 @@ def open(store: StoreAddress) -> xr.Dataset:
     -------
     xarray.Dataset
         Maps with dimension `cells` (NESTED pixel number at the nside of the store), float32 with NaN where there
-        is no value; masks and flags uint8.  Attributes hold nside, frame, units.  Nothing is read yet.
+        is no value; masks and flags uint8.  Cubes have dimensions `channel` and `cells`, and coordinates `velocity`
+        and `channel_width`, km/s.  Attributes hold nside, frame, units.  No map is read yet.
 
     Raises
     ------
@@ -311,13 +278,18 @@ def open(store: StoreAddress) -> xr.Dataset:
 
     group = open_group(store)
     map_names(group)  # tells damage in words before xarray stumbles over it
-    dataset: xr.Dataset = xr.open_zarr(
-        objects.zarr_store(address(store), read_only=True),
-        consolidated=False,
-        zarr_format=3,
-        chunks={"cells": tiling_of(store).tile_npix},
-        drop_variables=["crs"],
-    )
+    with warnings.catch_warnings():
+        # Xarray takes shards for what is read at once; channels of a shard are read by themselves.
+        warnings.filterwarnings("ignore", message="The specified chunks separate the stored chunks")
+        dataset: xr.Dataset = xr.open_zarr(
+            objects.zarr_store(address(store), read_only=True),
+            consolidated=False,
+            zarr_format=3,
+            chunks={"cells": tiling_of(store).tile_npix, "channel": 1},
+            drop_variables=["crs"],
+        )
+    known = [name for name in CHANNEL_ARRAYS if name in dataset.variables]
+    dataset = dataset.assign_coords({name: dataset[name].compute() for name in known})
     dataset = dataset.assign_attrs(dict(group.attrs))
     dataset.encoding["source"] = address(store)
     return dataset
@@ -341,7 +313,7 @@ def create_maps(store: StoreAddress, maps: Sequence[MapInfo], *, codec: str = "l
     IdentityError
         If a map of that name exists.
     InputError
-        If a map contradicts the data dictionary.
+        If a map contradicts the data dictionary, or the store has no channels for a cube.
     """
     from zarr.codecs import BloscCodec
 
@@ -349,8 +321,13 @@ def create_maps(store: StoreAddress, maps: Sequence[MapInfo], *, codec: str = "l
         raise InputError(f"`codec` {codec!r} came; {nearest(codec, CODECS)}.")
     group = open_group(store, mode="r+")
     tiling = tiling_of(store)
+    channels = channels_of(store) if any(entry.is_cube for entry in maps) else None
     for entry in maps:
         validate(entry)
+        if entry.is_cube and codec == "none":
+            raise InputError(f'cube {entry.name!r} came with codec "none"; cubes are compressed.')
+        if entry.is_cube and channels is None:
+            raise InputError(f"cube {entry.name!r} came, but {address(store)} has no channels; create_channels first.")
         if entry.name in group:
             raise IdentityError(
                 f"map {entry.name!r} is in the store {address(store)} already; give another name, or overwrite=True."
@@ -362,15 +339,17 @@ def create_maps(store: StoreAddress, maps: Sequence[MapInfo], *, codec: str = "l
             shuffle="bitshuffle",
             typesize=np.dtype(entry.dtype).itemsize,
         )
+        depth = () if channels is None or not entry.is_cube else (channels.count,)
+        one = () if not depth else (1,)  # channels are read by themselves
         try:
             group.create_array(
                 entry.name,
-                shape=(tiling.npix,),
-                chunks=(tiling.tile_npix if plain else tiling.chunk_npix,),
-                shards=None if plain else (tiling.tile_npix,),
+                shape=(*depth, tiling.npix),
+                chunks=(*one, tiling.tile_npix if plain else tiling.chunk_npix),
+                shards=None if plain else (*depth, tiling.tile_npix),
                 dtype=entry.dtype,
                 fill_value=entry.fill_value,
-                dimension_names=["cells"],
+                dimension_names=list(entry.dims),
                 compressors=None if plain else compressor,
                 attributes=entry.attributes(),
             )

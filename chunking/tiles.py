@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,9 @@ from numpy.typing import NDArray
 
 from . import objects
 from .errors import FormatError, InputError
+from .groups import StoreAddress
 from .objects import address
 from .shards import Shards
-
-type StoreAddress = str | os.PathLike[str]
 
 
 def _array(where: str, name: str, writable: bool) -> zarr.Array[Any]:
@@ -49,7 +47,7 @@ def forget_open_arrays() -> None:
 
 
 def read_tile(store: StoreAddress, name: str, tile: int) -> NDArray[Any]:
-    """Return one tile of a map, (cells,) in the dtype of the map.
+    """Return one tile of a map, (cells,) in the dtype of the map; of a cube (channel, cells).
 
     Raises
     ------
@@ -60,14 +58,40 @@ def read_tile(store: StoreAddress, name: str, tile: int) -> NDArray[Any]:
     return read_cells(store, name, tile * length, (tile + 1) * length)
 
 
-def read_cells(store: StoreAddress, name: str, start: int, stop: int) -> NDArray[Any]:
-    """Return the pixels [start, stop) of a map, reading only the chunks that they lie in."""
+def read_cells(store: StoreAddress, name: str, start: int, stop: int, channels: slice | None = None) -> NDArray[Any]:
+    """Return the pixels [start, stop) of a map, reading only the chunks that they lie in.
+
+    Parameters
+    ----------
+    store, name
+        The map.
+    start, stop : int
+        First pixel, and the one behind the last.
+    channels : slice, optional
+        Of a cube, whose values are (channel, cells): which channels; all by default.
+
+    Raises
+    ------
+    FormatError
+        If what is stored there cannot be decoded.
+    InputError
+        If channels of a map are asked for, or every second one.
+    """
     where = address(store)
     array = _array(where, name, False)
     shards = _shards(where, name, objects.tag(where, f"{name}/zarr.json"))
+    wanted = None
+    if array.ndim == 2:
+        wanted = _channel_range(channels, array.shape[0])
+    elif channels is not None:
+        raise InputError(f"`channels` {channels} of map {name!r} came, which has none: it is no cube.")
     try:
-        values = None if shards is None else shards.read(start, min(stop, array.shape[0]))
-        return np.asarray(array[start:stop]) if values is None else values
+        values = None if shards is None else shards.read(start, min(stop, array.shape[-1]), wanted)
+        if values is not None:
+            return values
+        if wanted is None:
+            return np.asarray(array[start:stop])
+        return np.asarray(array[wanted.start : wanted.stop, start:stop])
     except (ValueError, RuntimeError, IndexError) as error:
         raise FormatError(
             f"pixels {start} to {stop - 1} of map {name!r} in {address(store)} cannot be decoded ({error}): the shard "
@@ -75,8 +99,15 @@ def read_cells(store: StoreAddress, name: str, start: int, stop: int) -> NDArray
         ) from error
 
 
+def _channel_range(channels: slice | None, count: int) -> range:
+    first, last, step = (channels or slice(None)).indices(count)
+    if step != 1:
+        raise InputError(f"`channels` {channels} came; give channels that follow each other, slice(first, last + 1).")
+    return range(first, max(first, last))
+
+
 def write_tile(store: StoreAddress, name: str, tile: int, values: NDArray[Any]) -> bool:
-    """Write one whole tile of a map and return whether it is stored; one of nothing but the fill value is not.
+    """Write one whole tile of a map or cube and return whether it is stored; one of only the fill value is not.
 
     Raises
     ------
@@ -85,12 +116,13 @@ def write_tile(store: StoreAddress, name: str, tile: int, values: NDArray[Any]) 
     """
     array = _array(address(store), name, True)
     length = _tile_length(array)
-    if values.shape != (length,) or values.dtype != array.dtype:
+    shape = (*array.shape[:-1], length)
+    if values.shape != shape or values.dtype != array.dtype:
         raise InputError(
-            f"a tile of map {name!r} is {array.dtype} with shape ({length},); {values.dtype} with shape "
+            f"a tile of map {name!r} is {array.dtype} with shape {shape}; {values.dtype} with shape "
             f"{values.shape} came."
         )
-    array[tile * length : (tile + 1) * length] = values
+    array[..., tile * length : (tile + 1) * length] = values
     fill = array.fill_value
     return not (_is_fill(values[:1], fill) and _is_fill(values, fill))
 
@@ -139,4 +171,22 @@ def tile_length(store: StoreAddress, name: str) -> int:
 
 def _tile_length(array: zarr.Array[Any]) -> int:
     shards = array.shards or array.chunks
-    return int(shards[0])
+    return int(shards[-1])
+
+
+def channel_count(store: StoreAddress, name: str) -> int:
+    """Return the channels of a cube; 0 for a map."""
+    array = _array(address(store), name, False)
+    return int(array.shape[0]) if array.ndim == 2 else 0
+
+
+def tile_key(store: StoreAddress, name: str, tile: int) -> str:
+    """Return the name of the object that holds a tile; its last part is the number of the tile."""
+    # Zarr names a shard by its place in the grid of shards; those of a cube lie in one row.
+    return f"{name}/c/0/{tile}" if channel_count(store, name) else f"{name}/c/{tile}"
+
+
+def is_stored(store: StoreAddress, name: str, tile: int) -> bool:
+    """Return whether a tile of a map or cube is stored."""
+    where = address(store)
+    return objects.exists(where, tile_key(where, name, tile))

@@ -24,7 +24,8 @@ def describe_store(store: str, *, as_json: bool = False) -> str:
     Returns
     -------
     str
-        Several lines.  Where a map has overviews, its observed fraction is that of the finest one.
+        Several lines.  Where a map has overviews, its observed fraction is that of the finest one; that of a cube is
+        that of its middle channel.
 
     Raises
     ------
@@ -48,6 +49,7 @@ def describe_store(store: str, *, as_json: bool = False) -> str:
     group = stores.open_group(where)
     overviews = stores.overview_nsides(group)
     maps = [_describe_map(where, name, known) for name, known in stores.infos(where).items()]
+    channels = stores.channels_of(where)
     facts: dict[str, Any] = {
         "store": where,
         "nside": tiling.nside,
@@ -58,6 +60,7 @@ def describe_store(store: str, *, as_json: bool = False) -> str:
         "overview_nsides": list(overviews),
         "bytes": sum(entry["bytes"] for entry in maps),
         "maps": maps,
+        "channels": None if channels is None else {"velocity": channels.velocity, "width": channels.width},
     }
     if as_json:
         return json.dumps(facts, indent=2)
@@ -70,6 +73,9 @@ def describe_store(store: str, *, as_json: bool = False) -> str:
         + (", ".join(map(str, overviews)) if overviews else "none (the maps are small)"),
         f"  {len(maps)} maps, {format_bytes(facts['bytes'])} on disk",
     ]
+    if channels is not None:
+        edges = channels.edges
+        lines.append(f"  {channels.count} channels of cubes, {edges[0, 0]:g} to {edges[-1, 1]:g} km/s")
     if not maps:
         return "\n".join(lines)
     rows = [("map", "unit", "band", "beam", "observed", "size", "state")]
@@ -77,7 +83,7 @@ def describe_store(store: str, *, as_json: bool = False) -> str:
         beam = entry["beam_fwhm_arcmin"]
         rows.append(
             (
-                entry["name"],
+                entry["name"] + (f" ({entry['channels']} channels)" if entry["channels"] else ""),
                 entry["unit"],
                 entry["band"] or "-",
                 f"{beam:g}'" if beam else "-",
@@ -94,6 +100,7 @@ def describe_store(store: str, *, as_json: bool = False) -> str:
 
 def _describe_map(where: str, name: str, known: Any) -> dict[str, Any]:
     from ..chunking import objects
+    from ..chunking import store as stores
     from ..engine import ledger
 
     column = ledger.column(where, name)
@@ -110,6 +117,7 @@ def _describe_map(where: str, name: str, known: Any) -> dict[str, Any]:
         "quantity": known.quantity,
         "unit": known.unit,
         "dtype": known.dtype,
+        "channels": stores.channel_count(where, name),
         "band": known.band,
         "beam_fwhm_arcmin": known.beam_fwhm_arcmin,
         "observed": _observed_fraction(where, name, known.fill_value),
@@ -126,8 +134,11 @@ def _observed_fraction(where: str, name: str, fill: object) -> float:
     there = overview.best(where, name, LOOKED_AT_NSIDE)[0]
     tiling = stores.tiling_of(there)
     observed = 0
+    middle = stores.channel_count(there, name) // 2
+    one = slice(middle, middle + 1) if stores.channel_count(there, name) else None
     for tile in stores.observed_tiles(there, [name]):
-        values = stores.read_tile(there, name, tile)
+        pixels = tiling.tile_slice(tile)
+        values = stores.read_cells(there, name, pixels.start, pixels.stop, one)
         held = np.isfinite(values) if values.dtype.kind == "f" else values != fill
         observed += int(np.count_nonzero(held))
     return observed / tiling.npix

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..chunking import objects, overview, store
+from ..chunking.channels import Channels
 from ..chunking.errors import FormatError, InputError, RunError
 from ..chunking.schema import MapInfo, validate
 from ..chunking.tiling import Tiling
@@ -25,7 +26,7 @@ from . import ledger
 from .plan import RESERVED_BYTES, Plan, Run
 from .progress import Progress
 from .records import RunReport, TileRecord
-from .targets import tiles_over
+from .targets import tile_bytes, tiles_over
 from .window import DaskExecutor, ThreadsExecutor, run_window
 from .worker import Worker, forget_peak_memory, keep_freed_memory, peak_memory, resident_memory
 
@@ -90,7 +91,7 @@ class TileTask:
         for name in self.writes:
             digest = ledger.NOTHING_STORED
             if name in outputs:
-                cells = outputs[name].size
+                cells = outputs[name].shape[-1]
                 if store.write_tile(self.target, name, tile, outputs[name]):
                     digest = ledger.digest_of(outputs[name])
                 overview.write_piece(self.target, name, tile, outputs[name])
@@ -152,6 +153,8 @@ def map_plan(
     alternatives: Callable[[], Sequence[tuple[str, int]]] | None = None,
     notes: Sequence[str] = (),
     gpu: bool = False,
+    cubes: bool = False,
+    channels: Channels | None = None,
 ) -> Plan[RunReport]:
     """Return the plan that runs a kernel over the tiles of the sky and writes maps.
 
@@ -161,8 +164,9 @@ def map_plan(
         Name of the verb, for messages and provenance.
     kernel : callable
         `(tile, inputs) -> outputs`: small and picklable; `inputs` maps the names in `reads` to (cells,) arrays of
-        the tile, `outputs` the names in `writes` likewise.  A name left out stores nothing.  The key `_statistics`
-        may hold a small JSON-able mapping that reaches `after` through the records, also of tiles finished before.
+        the tile, (channel, cells) for cubes, `outputs` the names in `writes` likewise.  A name left out stores
+        nothing.  The key `_statistics` may hold a small JSON-able mapping that reaches `after` through the records,
+        also of tiles finished before.
     target, writes
         Where the maps go, and what they are.
     source, reads
@@ -190,6 +194,10 @@ def map_plan(
     gpu : bool
         Whether the kernel runs on a GPU where there is one: on a cluster that has both, its tasks go to the workers
         with a GPU, all others to those without.
+    cubes : bool
+        Whether the kernel knows what to do with cubes among `reads`; otherwise they are refused.
+    channels : Channels, optional
+        Of the cubes among `writes`; default those of the target.  They are written to a target that has none.
 
     Raises
     ------
@@ -202,7 +210,7 @@ def map_plan(
     where = there if source is None else store.address(source)
     tiling = target_tiling or store.tiling_of(there)
     if reads:
-        store.require_maps(where, reads)
+        store.require_maps(where, reads, cubes=cubes)
         _check_same_grid(where, there, tiling)
     facts: dict[str, Any] = {
         "verb": verb,
@@ -222,12 +230,14 @@ def map_plan(
         ledger.check(there, maps, facts, overwrite=overwrite)
         done = _finished(there, maps, facts)
     todo = [tile for tile in tiles if tile not in done]
-    item = 4 * tiling.tile_npix
-    width = sum(np.dtype(made.dtype).itemsize for made in maps)
+    depth = _depth(there, maps, channels)
+    width = sum(np.dtype(made.dtype).itemsize * (depth if made.is_cube else 1) for made in maps)
+    sizes = [tile_bytes(where, [name], tiling.tile_npix) for name in reads]
+    largest = max([4 * tiling.tile_npix * (depth if made.is_cube else 1) for made in maps] + sizes)
     parts = {
-        "inputs": item * len(reads),
+        "inputs": sum(sizes),
         # One map at a time is decoded or encoded: compressed bytes, chunks on their way, the assembled shard.
-        "codecs": 3 * item,
+        "codecs": 3 * largest,
         **dict(memory or {}),
         "outputs": width * tiling.tile_npix,
     }
@@ -236,6 +246,8 @@ def map_plan(
     def execute(run: Run) -> RunReport:
         if before is not None:
             before()
+        if channels is not None:
+            store.create_channels(there, channels)
         ledger.begin(there, maps, facts, overwrite=overwrite)
         overview.begin(there, maps)
         # Whoever calls may hold more than a fresh worker does; the run is held to what it adds.
@@ -261,15 +273,27 @@ def map_plan(
         todo=todo,
         done=len([tile for tile in tiles if tile in done]),
         n_tiles=tiling.n_tiles,
-        read_bytes=item * len(reads) * len(todo),
+        read_bytes=sum(sizes) * len(todo),
         write_bytes=width * tiling.tile_npix * len(todo),
         memory=parts,
         reserved=reserved,
         alternatives=alternatives,
         notes=notes,
-        lazily=lambda: _lazy(task, maps, tuple(tiles), tiling),
+        lazily=lambda: _lazy(task, maps, tuple(tiles), tiling, depth),
     )
     return plan
+
+
+def _depth(target: str, maps: Sequence[MapInfo], channels: Channels | None) -> int:
+    """Return how many channels the cubes among the maps to be written have; 0 where there is none."""
+    cubes = [made.name for made in maps if made.is_cube]
+    there = store.channels_of(target) if cubes and store.exists(target) else None
+    if there is not None and channels is not None:
+        store.check_channels(target, there, channels)
+    channels = there or channels
+    if cubes and channels is None:
+        raise InputError(f"cube {cubes[0]!r} is to be written to {target}, whose channels are not known; give them.")
+    return channels.count if cubes and channels is not None else 0
 
 
 def _check_same_grid(source: str, target: str, tiling: Tiling) -> None:
@@ -356,7 +380,7 @@ def set_aside_error(report: RunReport) -> RunError:
     return error
 
 
-def _lazy(task: TileTask, maps: Sequence[MapInfo], tiles: Sequence[int], tiling: Tiling) -> xr.Dataset:
+def _lazy(task: TileTask, maps: Sequence[MapInfo], tiles: Sequence[int], tiling: Tiling, depth: int) -> xr.Dataset:
     """Return the maps as Dask arrays, one block a tile."""
     import dask.array as da
     import xarray as xr
@@ -365,10 +389,13 @@ def _lazy(task: TileTask, maps: Sequence[MapInfo], tiles: Sequence[int], tiling:
     def compute(tile: int) -> dict[str, NDArray[Any]]:
         return task.kernel(tile, task.read(tile))
 
+    def shape(made: MapInfo) -> tuple[int, ...]:
+        return (depth, tiling.tile_npix) if made.is_cube else (tiling.tile_npix,)
+
     def pick(outputs: dict[str, NDArray[Any]], made: MapInfo) -> NDArray[Any]:
         if made.name in outputs:
             return outputs[made.name]
-        return np.full(tiling.tile_npix, made.fill_value, dtype=made.dtype)
+        return np.full(shape(made), made.fill_value, dtype=made.dtype)
 
     observed = set(tiles)
     computed = {tile: delayed(compute, pure=False)(tile) for tile in sorted(observed)}
@@ -378,8 +405,8 @@ def _lazy(task: TileTask, maps: Sequence[MapInfo], tiles: Sequence[int], tiling:
         for tile in range(tiling.n_tiles):
             if tile in observed:
                 value = delayed(pick)(computed[tile], made)
-                blocks.append(da.from_delayed(value, (tiling.tile_npix,), dtype=made.dtype))
+                blocks.append(da.from_delayed(value, shape(made), dtype=made.dtype))
             else:
-                blocks.append(da.full(tiling.tile_npix, made.fill_value, dtype=made.dtype, chunks=tiling.tile_npix))
-        arrays[made.name] = ("cells", da.concatenate(blocks), made.attributes())
+                blocks.append(da.full(shape(made), made.fill_value, dtype=made.dtype, chunks=shape(made)))
+        arrays[made.name] = (made.dims, da.concatenate(blocks, axis=-1), made.attributes())
     return xr.Dataset(arrays)

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..chunking import objects
 from ..chunking import store as stores
 from ..chunking.errors import InputError
 from ..chunking.schema import MapInfo
@@ -111,7 +110,7 @@ def stored_weights(store: str, info: MapInfo, start: int, values: NDArray[Any]) 
         length, stop = stores.tile_length(store, info.name), start + values.size
         for tile in range(start // length, -(-stop // length)):
             part = slice(max(0, tile * length - start), min(stop, (tile + 1) * length) - start)
-            if np.isnan(values[part.start]) and not objects.exists(store, f"{info.name}/c/{tile}"):
+            if np.isnan(values[part.start]) and not stores.is_stored(store, info.name, tile):
                 values = values.copy()
                 values[part] = 0
     return weight_values(info, values)

@@ -28,13 +28,15 @@ class ReduceTask[S]:
     kernel: Callable[[int, dict[str, NDArray[Any]]], S]
     store: str
     names: tuple[str, ...]
+    verify: ledger.Verify = "always"
 
     def __call__(self, tile: int) -> S:
         """Return the statistic of a tile."""
         inputs = {}
         for name in self.names:
             length = stores.tile_length(self.store, name)
-            inputs[name] = ledger.read_held(self.store, name, tile * length, (tile + 1) * length)
+            start, stop = tile * length, (tile + 1) * length
+            inputs[name] = ledger.read_held(self.store, name, start, stop, verify=self.verify)
         return self.kernel(tile, inputs)
 
 
@@ -50,6 +52,8 @@ def reduce_tiles[S](
     threads: int | None = None,
     progress: bool | None = None,
     label: str = "reduce",
+    cubes: bool = False,
+    verify: ledger.Verify = "always",
 ) -> S:
     """Return the merged statistic of all tiles.
 
@@ -60,7 +64,7 @@ def reduce_tiles[S](
     store : str or path
         The store to read.
     names : sequence of str
-        Maps that the kernel sees, each (cells,) of one tile.
+        Maps that the kernel sees, each (cells,) of one tile; a cube is (channel, cells).
     merge : callable
         `(left, right) -> statistic`; called in the order of tiles, so that the result is the same to the last bit
         for any number of workers.
@@ -76,9 +80,15 @@ def reduce_tiles[S](
         See `Plan.run`.
     label : str
         What the progress bar says.
+    cubes : bool
+        Whether the kernel knows what to do with cubes; otherwise they are refused.
+    verify : {"always", "once"}
+        How often a process holds a tile against the ledger, see `ledger.read_held`.
 
     Raises
     ------
+    InputError
+        If one of the names is a cube, unless `cubes`.
     RunError
         If a tile keeps failing, or no tile has data in all maps and there is no `initial`.
 
@@ -93,11 +103,11 @@ def reduce_tiles[S](
     3072
     """
     where = stores.address(store)
-    stores.require_maps(where, names)
+    stores.require_maps(where, names, cubes=cubes)
     going = sorted(stores.observed_tiles(where, names) if tiles is None else tiles)
     worker = Worker.here(threads) if client is None else Worker.from_client(client)
     run = Run(client, worker, progress)
-    task = ReduceTask(kernel, where, tuple(names))
+    task = ReduceTask(kernel, where, tuple(names), verify)
     merged: list[S] = [] if initial is None else [initial]
     early: dict[int, S] = {}
     position = 0

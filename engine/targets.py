@@ -75,6 +75,21 @@ def output_store(source: str, out: stores.StoreAddress | None, tile_nside: int |
     return Target(there, tiling, creation(there, tiling, stores.frame_of(source)))
 
 
+def tile_bytes(store: str, names: Sequence[str], tile_npix: int) -> int:
+    """Return the bytes of a tile of all of some maps and cubes together, as tasks have them in memory.
+
+    Parameters
+    ----------
+    store : str
+        Address of the store that holds them.
+    names : sequence of str
+        Maps and cubes; one that is named twice counts twice.
+    tile_npix : int
+        Pixels of a tile.
+    """
+    return sum(4 * tile_npix * max(1, stores.channel_count(store, name)) for name in names)
+
+
 def observed_in_any(store: str, names: Sequence[str]) -> list[int]:
     """Return the tiles that hold something in at least one of the named maps, ascending."""
     return sorted({tile for name in names for tile in stores.observed_tiles(store, [name])})

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .engine.evaluate import evaluate as evaluate
     from .engine.export import export as export
     from .engine.ingest import ingest as ingest
+    from .engine.mask import mask as mask
     from .engine.plan import Plan as Plan
     from .engine.predict import predict as predict
     from .engine.prepare import prepare as prepare
@@ -70,6 +71,7 @@ _HOMES = {
     "export": "engine.export:export",
     "hand_down": "engine.residual:hand_down",
     "ingest": "engine.ingest:ingest",
+    "mask": "engine.mask:mask",
     "models": "models",
     "open": "chunking.store:open",
     "predict": "engine.predict:predict",
@@ -108,6 +110,7 @@ __all__ = [  # noqa: RUF022 - in the order of the work, which is also the order 
     "correlate",
     "degrade",
     "resample",
+    "mask",
     "apodize",
     "spectra",
     "smooth",

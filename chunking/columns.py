@@ -17,6 +17,8 @@ from . import objects
 from .errors import IdentityError
 from .store import StoreAddress, address, open_group, tiling_of
 
+_ATTEMPTS = 5
+
 
 def create_column(store: StoreAddress, name: str, attributes: Mapping[str, Any]) -> None:
     """Create the ledger of a map, `ledger/<name>`: one uint64 a tile, each in a chunk of its own.
@@ -51,7 +53,14 @@ def column_attributes(store: StoreAddress, name: str) -> dict[str, Any] | None:
 
 def set_column_attributes(store: StoreAddress, name: str, attributes: Mapping[str, Any]) -> None:
     """Replace what the ledger of a map says of its run."""
-    open_group(store, mode="r+")[f"ledger/{name}"].attrs["skymill"] = dict(attributes)
+    for attempt in range(_ATTEMPTS):
+        try:
+            open_group(store, mode="r+")[f"ledger/{name}"].attrs["skymill"] = dict(attributes)
+            return
+        except FileNotFoundError:
+            # Another process at the same map has come to its end and swept up, our half-written file too.
+            if attempt + 1 == _ATTEMPTS:
+                raise
 
 
 def read_column(store: StoreAddress, name: str) -> NDArray[np.uint64] | None:

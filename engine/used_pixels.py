@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..chunking import store as stores
-from ..chunking.regions import Region
 from ..chunking.schema import MapInfo
 from ..chunking.tiling import Tiling
 from .masks import check_weight_map, stored_weights
-from .selection import Selection
+from .selection import Selection, Where
 
 FULL_SKY_DEG2 = 4.0 * np.pi * (180.0 / np.pi) ** 2  # 41 252.96
 
@@ -44,7 +43,7 @@ class UsedPixels:
     selection: Selection
 
     @classmethod
-    def of(cls, store: stores.StoreAddress, mask: str | None = None, where: str | Region | None = None) -> UsedPixels:
+    def of(cls, store: stores.StoreAddress, mask: str | None = None, where: Where = None) -> UsedPixels:
         """Return what a user said of the pixels to use.
 
         Parameters
@@ -53,8 +52,8 @@ class UsedPixels:
             The sky store.
         mask : str, optional
             Name of a mask map; default all pixels.
-        where : str or Region, optional
-            Conditions or a region; see `Selection.of`.
+        where : str, Region, or sequence of them, optional
+            Conditions and regions; see `Selection.of`.
 
         Raises
         ------

@@ -21,6 +21,7 @@ from .chunking import hook as _hook
 if TYPE_CHECKING:
     from . import models as models
     from .chunking import errors as errors
+    from .chunking.channels import Channels as Channels
     from .chunking.query import ReddeningQuery as ReddeningQuery
     from .chunking.regions import Box as Box
     from .chunking.regions import Cone as Cone
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from .engine.evaluate import evaluate as evaluate
     from .engine.export import export as export
     from .engine.ingest import ingest as ingest
+    from .engine.ingest_cube import ingest_cube as ingest_cube
     from .engine.mask import mask as mask
     from .engine.plan import Plan as Plan
     from .engine.predict import predict as predict
@@ -56,6 +58,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Bins": "engine.binning:Bins",
     "Box": "chunking.regions:Box",
+    "Channels": "chunking.channels:Channels",
     "Cone": "chunking.regions:Cone",
     "Plan": "engine.plan:Plan",
     "Polygon": "chunking.regions:Polygon",
@@ -71,6 +74,7 @@ _HOMES = {
     "export": "engine.export:export",
     "hand_down": "engine.residual:hand_down",
     "ingest": "engine.ingest:ingest",
+    "ingest_cube": "engine.ingest_cube:ingest_cube",
     "mask": "engine.mask:mask",
     "models": "models",
     "open": "chunking.store:open",
@@ -96,10 +100,12 @@ __all__ = [  # noqa: RUF022 - in the order of the work, which is also the order 
     "Polygon",
     "ReddeningQuery",
     "Bins",
+    "Channels",
     "open",
     "connect",
     "simulate",
     "ingest",
+    "ingest_cube",
     "prepare",
     "train",
     "predict",

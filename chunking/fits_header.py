@@ -1,4 +1,4 @@
-"""The structure of a FITS file: its binary tables, where their rows lie and what each column's bytes mean.
+"""The structure of a FITS file: its binary tables and images, where they lie and what their bytes mean.
 
 Only headers are read.  Rows are read by `fits_read`, by byte position, because a library that maps or copies whole
 columns needs memory of the size of the sky.
@@ -27,6 +27,7 @@ BLOCK = 2880
 MAX_HEADER_BLOCKS = 2000  # 72 000 cards: longer "headers" are data of something else
 # Bytes of the numeric types of binary tables: FITS standard 4.0, table 18.
 TYPES = {"B": "u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8"}
+BITPIX = {8: "B", 16: "I", 32: "J", 64: "K", -32: "E", -64: "D"}
 OTHER_SIZES = {"L": 1, "A": 1, "C": 8, "M": 16, "P": 8, "Q": 16}
 
 
@@ -103,6 +104,27 @@ class Table:
         return value
 
 
+@dataclass(frozen=True)
+class Image:
+    """One image of a file: `shape` as NumPy orders axes, the first varies slowest; `axes` are their FITS numbers.
+
+    Axes of length 1 are left out.  `header` holds the values of all keywords.
+    """
+
+    hdu: int
+    name: str
+    code: str
+    shape: tuple[int, ...]
+    axes: tuple[int, ...]
+    start: int
+    header: Mapping[str, Any]
+
+    def value(self, keyword: str) -> Any:
+        """Return a header value, text without surrounding blanks; None where absent or empty."""
+        value = self.header.get(keyword)
+        return (value.strip() or None) if isinstance(value, str) else value
+
+
 def open_bytes(path: str) -> IO[bytes]:
     """Return the file opened for reading its FITS bytes, decompressed on the fly where it is gzipped.
 
@@ -161,7 +183,54 @@ def read_tables(path: str) -> tuple[Table, ...]:
     FormatError
         If it is not FITS, damaged, or shorter than its headers say.
     """
-    tables: list[Table] = []
+    found = [(header, hdu, start) for header, hdu, start in read_headers(path) if _kind(header, hdu) == "BINTABLE"]
+    return tuple(_table(header, hdu, start, path) for header, hdu, start in found)
+
+
+def read_images(path: str) -> tuple[Image, ...]:
+    """Return the images of a FITS file that hold data, in their order.
+
+    Parameters
+    ----------
+    path : str
+        A FITS file, gzip-compressed or not.
+
+    Raises
+    ------
+    StoreNotFoundError, FormatError
+        See `read_tables`.
+    """
+    found = [(header, hdu, start) for header, hdu, start in read_headers(path) if _kind(header, hdu) == "IMAGE"]
+    return tuple(_image(header, hdu, start, path) for header, hdu, start in found if header.get("NAXIS"))
+
+
+def _kind(header: Mapping[str, Any], hdu: int) -> str:
+    return "IMAGE" if hdu == 0 else str(header.get("XTENSION", "")).strip()
+
+
+def _image(header: Mapping[str, Any], hdu: int, start: int, path: str) -> Image:
+    lengths = [_whole(header, f"NAXIS{axis}", path, hdu) for axis in range(1, int(header["NAXIS"]) + 1)]
+    kept = [axis for axis, length in enumerate(lengths, 1) if length != 1][::-1]
+    return Image(
+        hdu=hdu,
+        name=str(header.get("EXTNAME", "")).strip(),
+        code=BITPIX[header["BITPIX"]],
+        shape=tuple(lengths[axis - 1] for axis in kept),
+        axes=tuple(kept),
+        start=start,
+        header=header,
+    )
+
+
+def read_headers(path: str) -> list[tuple[dict[str, Any], int, int]]:
+    """Return header, number and first byte of the data of each HDU of a FITS file, after checking its length.
+
+    Raises
+    ------
+    StoreNotFoundError, FormatError
+        See `read_tables`.
+    """
+    found: list[tuple[dict[str, Any], int, int]] = []
     compressed = os.path.isfile(path) and is_gzipped(path)
     with open_bytes(path) as file:
         position, hdu = 0, 0
@@ -172,8 +241,7 @@ def read_tables(path: str) -> tuple[Table, ...]:
             header = _values(text)
             position += length
             data = _data_bytes(header, path, hdu)
-            if str(header.get("XTENSION", "")).strip() == "BINTABLE":
-                tables.append(_table(header, hdu, position, path))
+            found.append((header, hdu, position))
             # A compressed file is read to its end for this: a missing half is to be noticed before anything is written.
             size = _skip(file, position + data, path) if compressed else os.path.getsize(path)
             if position + data > size:
@@ -184,7 +252,7 @@ def read_tables(path: str) -> tuple[Table, ...]:
             position += -(-data // BLOCK) * BLOCK
             _skip(file, position, path)
             hdu += 1
-    return tuple(tables)
+    return found
 
 
 def _skip(file: IO[bytes], position: int, path: str) -> int:

@@ -113,9 +113,12 @@ def split_address(address: str | os.PathLike[str]) -> tuple[str, str | None, str
     if match is None or os.path.exists(text):
         return text, None, None
     parts = [part.strip() for part in match[2].split(",")]
-    if len(parts) > 2 or not all(parts):
-        raise InputError(f'{text!r} came; a column is chosen as "file.fits[COLUMN]" or "file.fits[COLUMN,HDU]".')
-    return match[1], parts[0], parts[1] if len(parts) == 2 else None
+    if len(parts) > 2 or not parts[-1]:
+        raise InputError(
+            f'{text!r} came; a column is chosen as "file.fits[COLUMN]" or "file.fits[COLUMN,HDU]", an HDU alone as '
+            '"file.fits[,HDU]".'
+        )
+    return match[1], parts[0] or None, parts[1] if len(parts) == 2 else None
 
 
 def describe(
@@ -153,15 +156,33 @@ def describe(
     known = {} if known is None else known
     if path not in known:
         known[path] = read_tables(path)
-    table = _choose_table(path, known[path], column_choice, hdu_choice)
+    table = choose_table(path, known[path], column_choice, hdu_choice)
     where = f"{path!r}, HDU {table.hdu}"
-    pixel = _pixel_column(table, where)
-    column = _choose_column(table, pixel, column_choice, path, where)
+    pixel = pixel_column(table, where)
+    column = choose_column(table, pixel, column_choice, path, where)
+    return map_of(path, table, column, pixel, nside)
+
+
+def map_of(path: str, table: Table, column: Column, pixel: Column | None, nside: int | None) -> FitsMap:
+    """Return what the header says of one column of a table; see `describe`, whose second half this is.
+
+    Parameters
+    ----------
+    path : str
+        The file, an absolute path.
+    table, column
+        The map.
+    pixel : Column, optional
+        The pixel numbers, where indexing is explicit.
+    nside : int, optional
+        Resolution, for a file that does not tell.
+    """
+    where = f"{path!r}, HDU {table.hdu}"
     found_nside = _nside(table, column, pixel, nside, where)
     first, count = _extent(table, column, pixel, found_nside, where)
     # BLANK is defined for integers only; some writers put it where TNULL belongs.
     stated = [table.value("BAD_DATA"), column.null, table.value("BLANK") if column.code in "BIJK" else None]
-    bad = (_number(value) for value in stated)
+    bad = (finite_number(value) for value in stated)
     return FitsMap(
         path=path,
         compressed=is_gzipped(path),
@@ -169,9 +190,9 @@ def describe(
         column=column,
         pixel=pixel,
         nside=found_nside,
-        ordering=_said(table.value("ORDERING")),
-        frame=_said(table.value("COORDSYS")),
-        unit=_said(column.unit),
+        ordering=said(table.value("ORDERING")),
+        frame=said(table.value("COORDSYS")),
+        unit=said(column.unit),
         first_pixel=first,
         n_pixels=count,
         start=table.start,
@@ -182,7 +203,8 @@ def describe(
     )
 
 
-def _choose_table(path: str, tables: tuple[Table, ...], column: str | None, hdu: str | None) -> Table:
+def choose_table(path: str, tables: tuple[Table, ...], column: str | None, hdu: str | None) -> Table:
+    """Return the table of a file that holds the map, chosen by HDU, by column, or as the only HEALPix table."""
     if not tables:
         raise FormatError(
             f"{path!r} holds no binary table, so no HEALPix map; images (projected maps) cannot be ingested."
@@ -193,7 +215,7 @@ def _choose_table(path: str, tables: tuple[Table, ...], column: str | None, hdu:
                 return table
         raise InputError(f"{path!r} has no binary table in HDU {hdu!r}. It has: {_listing(tables)}.")
     maps = [t for t in tables if str(t.value("PIXTYPE")).upper() == "HEALPIX" or t.value("NSIDE") is not None]
-    maps = maps or [t for t in tables if any(_is_full_sky(t.rows * c.repeat) for c in t.columns if c.numeric)]
+    maps = maps or [t for t in tables if any(is_full_sky(t.rows * c.repeat) for c in t.columns if c.numeric)]
     if not maps:
         raise FormatError(
             f"{path!r} is no HEALPix map: no table says PIXTYPE = 'HEALPIX' or NSIDE, and none has 12 * nside**2 "
@@ -213,7 +235,7 @@ def _listing(tables: tuple[Table, ...] | list[Table]) -> str:
     return "; ".join(f"HDU {t.hdu} {t.name!r}: {', '.join(c.name for c in t.columns)}" for t in tables)
 
 
-def _pixel_column(table: Table, where: str) -> Column | None:
+def pixel_column(table: Table, where: str) -> Column | None:
     """Return the column of pixel numbers of a table with explicit indexing."""
     scheme = str(table.value("INDXSCHM") or "").upper()
     if str(table.value("ORDERING") or "").upper() == "NUNIQ" or scheme in ("SPARSE", "MULTI"):
@@ -237,7 +259,8 @@ def _pixel_column(table: Table, where: str) -> Column | None:
     )
 
 
-def _choose_column(table: Table, pixel: Column | None, choice: str | None, path: str, where: str) -> Column:
+def choose_column(table: Table, pixel: Column | None, choice: str | None, path: str, where: str) -> Column:
+    """Return the column of a table that is the map, chosen by name or number, or as the only or conventional one."""
     candidates = [c for c in table.columns if c.numeric and c is not pixel]
     if not candidates:
         raise FormatError(f"{where} has no numeric column beside the pixel numbers.")
@@ -267,7 +290,7 @@ def _nside(table: Table, column: Column, pixel: Column | None, given: int | None
     if value is None:
         if given is not None:
             value = given
-        elif pixel is None and _is_full_sky(table.rows * column.repeat):
+        elif pixel is None and is_full_sky(table.rows * column.repeat):
             value = math.isqrt(table.rows * column.repeat // 12)
         else:
             raise FormatError(f"{where} does not say its NSIDE; give `nside`.")
@@ -284,7 +307,7 @@ def _extent(table: Table, column: Column, pixel: Column | None, nside: int, wher
     """Return the first pixel and the number of pixels; check that the table has as many values."""
     count = table.rows * column.repeat
     npix = 12 * nside**2
-    grain = _number(table.value("GRAIN"))
+    grain = finite_number(table.value("GRAIN"))
     if grain is not None and grain > 1:
         raise FormatError(f"{where}: GRAIN is {grain:g}; tables that list groups of pixels cannot be ingested.")
     if pixel is not None:
@@ -296,7 +319,7 @@ def _extent(table: Table, column: Column, pixel: Column | None, nside: int, wher
         return 0, count
     if count == npix:
         return 0, count
-    first, last = _number(table.value("FIRSTPIX")), _number(table.value("LASTPIX"))
+    first, last = finite_number(table.value("FIRSTPIX")), finite_number(table.value("LASTPIX"))
     if first is not None and last is not None and 0 <= first <= last < npix and last - first + 1 == count:
         return int(first), count
     stated = "" if first is None or last is None else f", FIRSTPIX {first:g} and LASTPIX {last:g}"
@@ -306,12 +329,13 @@ def _extent(table: Table, column: Column, pixel: Column | None, nside: int, wher
     )
 
 
-def _is_full_sky(count: int) -> bool:
+def is_full_sky(count: int) -> bool:
+    """Return whether a number is that of the pixels of some nside."""
     nside = math.isqrt(max(count, 0) // 12)
     return count > 0 and 12 * nside**2 == count and nside & (nside - 1) == 0
 
 
-def _number(value: Any) -> float | None:
+def finite_number(value: Any) -> float | None:
     """Return a header value as a number; None where it is none (or not finite)."""
     if value is None or isinstance(value, bool):
         return None
@@ -322,6 +346,7 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _said(value: Any) -> str | None:
+def said(value: Any) -> str | None:
+    """Return the text of a header value; None where it says that it is unknown."""
     text = str(value or "").strip()
     return None if text.upper() in UNKNOWN_WORDS else text

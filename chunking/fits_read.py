@@ -45,8 +45,12 @@ class Block(NamedTuple):
 
 
 def read_tile(
-    maps: Sequence[FitsMap], ordering: str, tiling: Tiling, tile: int
-) -> tuple[list[NDArray[np.float32]], list[int]]:
+    maps: Sequence[FitsMap],
+    ordering: str,
+    tiling: Tiling,
+    tile: int,
+    into: Sequence[NDArray[np.float32]] | None = None,
+) -> tuple[Sequence[NDArray[np.float32]], list[int]]:
     """Return one NESTED tile of several maps of one table with implicit indexing, reading its bytes once.
 
     Parameters
@@ -59,10 +63,12 @@ def read_tile(
         The grid, of the nside of the maps.
     tile : int
         Which tile.
+    into : sequence of ndarray, optional
+        For each map (cells,) float32, what is written and returned; new arrays by default.
 
     Returns
     -------
-    values : list of ndarray
+    values : sequence of ndarray
         For each map (cells,) float32, NaN where there is no value.
     infinite : list of int
         For each map the number of values that were infinite.
@@ -73,7 +79,9 @@ def read_tile(
         If the file ends too early.
     """
     first = maps[0]
-    out = [np.full(tiling.tile_npix, np.nan, dtype=np.float32) for _ in maps]
+    out = [np.empty(tiling.tile_npix, dtype=np.float32) for _ in maps] if into is None else into
+    for row in out:
+        row[:] = np.nan
     infinite = [0] * len(maps)
     order: NDArray[np.int64] | None = None
     if ordering == "ring":
@@ -168,20 +176,21 @@ class _Layout(NamedTuple):
 
 def _layouts(maps: Sequence[FitsMap]) -> list[list[tuple[int, _Layout]]]:
     """Return the maps (by index) in groups that can be read together, each with its layout."""
-    together: list[tuple[int, _Layout]] = []
+    together: dict[tuple[int, int], list[tuple[int, _Layout]]] = {}
     alone: list[list[tuple[int, _Layout]]] = []
     for index, described in enumerate(maps):
         column, width = described.column, described.column.dtype.itemsize
         if column.repeat == 1:
             row = described.row_bytes  # whole rows are read: all the columns are in them
-            together.append((index, _Layout(described.start, row, 1, row, column.offset)))
+            layout = _Layout(described.start, row, 1, row, column.offset)
+            together.setdefault((described.start, row), []).append((index, layout))
         elif column.repeat * width == described.row_bytes:
             # The only column: its elements follow each other over the ends of rows.
             alone.append([(index, _Layout(described.start, width, 1, width, 0))])
         else:
             begin = described.start + column.offset
             alone.append([(index, _Layout(begin, described.row_bytes, column.repeat, width, 0))])
-    return ([together] if together else []) + alone
+    return [*together.values(), *alone]
 
 
 def _batches(pieces: _Pieces, cells: int) -> Iterator[_Pieces]:

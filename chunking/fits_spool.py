@@ -150,15 +150,19 @@ def spool(maps: Sequence[FitsMap], ordering: str, tiling: Tiling, folder: Path) 
     return infinite
 
 
-def assemble(folder: Path, maps: int, tiling: Tiling, tile: int) -> list[NDArray[np.float32]]:
-    """Return one tile of each of the `maps` maps that `spool` has sorted, (cells,) float32, NaN where not listed."""
+def assemble(
+    folder: Path, maps: int, tiling: Tiling, tile: int, into: Sequence[NDArray[np.float32]] | None = None
+) -> Sequence[NDArray[np.float32]]:
+    """Return one tile of each of the `maps` maps that `spool` has sorted, (cells,) float32, NaN where not listed.
+
+    What is returned is `into`, written over, where that is given.
+    """
     local_type = _local_type(tiling)
     local, values = _rows_of(folder, tile, maps, local_type)
-    out = []
-    for row in values:
-        filled = np.full(tiling.tile_npix, np.nan, dtype=np.float32)
+    out = [np.empty(tiling.tile_npix, dtype=np.float32) for _ in range(maps)] if into is None else into
+    for filled, row in zip(out, values, strict=True):
+        filled[:] = np.nan
         filled[local] = row
-        out.append(filled)
     return out
 
 
@@ -175,7 +179,7 @@ def _local_type(tiling: Tiling) -> np.dtype[Any]:
     return np.dtype(np.uint32) if tiling.tile_npix <= 2**32 else np.dtype(np.uint64)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)
 def _index(path: str, modified: int) -> NDArray[np.int64]:
     index: NDArray[np.int64] = np.load(path)
     return index

@@ -327,3 +327,29 @@ def _power_of_two(name: str, value: object) -> int:
     if number < 1 or number & (number - 1) or number > 2**MAX_ORDER:
         raise InputError(f"`{name}` must be a power of two from 1 to 2**{MAX_ORDER}, {number} came.")
     return number
+
+
+def cube_tile_nside(nside: int, channels: int) -> int:
+    """Return the nside of the tiles of a new store that is made for a cube.
+
+    A tile holds at most 4**11 values of the cube (16 MiB), so that a task on it, which has several copies and
+    temporaries of a value, stays at a few hundred megabytes; but at least 4**8 pixels, so that the maps of the same
+    store are not cut into crumbs.
+
+    Parameters
+    ----------
+    nside : int
+        Of the store.
+    channels : int
+        Of the cube.
+
+    Examples
+    --------
+    >>> cube_tile_nside(1024, 41), cube_tile_nside(1024, 1)
+    (4, 1)
+    """
+    pixels = max(4**8, 4**11 // channels)
+    side = 1 << ((pixels.bit_length() - 1) // 2)
+    grid = Tiling(nside)
+    assert grid.tile_nside is not None
+    return max(grid.tile_nside, nside // side)

@@ -134,13 +134,13 @@ def ingest(
             described[name], **words, override=[word for word in override if words[word] is not None]
         )
     where = stores.address(store)
-    tiling = _tiling(where, described, settled, tile_nside, chunk_nside)
+    tiling = store_tiling(where, described, settled, tile_nside, chunk_nside)
 
-    digests = {path: _file_digest(path) for path in sorted({found.path for found in described.values()})}
-    facts = {name: _facts(described[name], settled[name]) for name in names}
+    digests = {path: file_digest(path) for path in sorted({found.path for found in described.values()})}
+    facts = {name: facts_of(described[name], settled[name]) for name in names}
     inputs = {name: digests[described[name].path] for name in names}
     token = ledger.identity_of({"maps": facts, "inputs": inputs, "store": where})[:12]
-    folder = _scratch_folder(where, scratch, token)
+    folder = scratch_folder(where, scratch, token)
     sources = group_sources(described, settled, folder)
 
     quantities = _per_map("quantity", quantity, names)
@@ -223,7 +223,7 @@ def _quantity(unit: str) -> str:
     return quantity_of(unit)
 
 
-def _tiling(
+def store_tiling(
     where: str,
     described: Mapping[str, FitsMap],
     settled: Mapping[str, Settled],
@@ -267,7 +267,7 @@ def _tiling(
     return there
 
 
-def _facts(described: FitsMap, settled: Settled) -> dict[str, Any]:
+def facts_of(described: FitsMap, settled: Settled) -> dict[str, Any]:
     """Return what, beside the bytes of the file, determines the values of a map."""
     return {
         "hdu": described.hdu,
@@ -280,7 +280,8 @@ def _facts(described: FitsMap, settled: Settled) -> dict[str, Any]:
     }
 
 
-def _file_digest(path: str) -> str:
+def file_digest(path: str) -> str:
+    """Return the digest of the content of a file."""
     digest = xxhash.xxh3_128()
     with open(path, "rb") as file:
         while block := file.read(2**22):
@@ -288,7 +289,8 @@ def _file_digest(path: str) -> str:
     return digest.hexdigest()
 
 
-def _scratch_folder(where: str, scratch: str | os.PathLike[str] | None, token: str) -> Path:
+def scratch_folder(where: str, scratch: str | os.PathLike[str] | None, token: str) -> Path:
+    """Return the folder for unpacked and sorted files of one ingest, which is not made yet."""
     if scratch is not None:
         parent = Path(scratch).absolute()
         if not parent.is_dir():

@@ -127,7 +127,7 @@ def fill_scratch(sources: Sequence[Source], tiling: Tiling, folder: Path) -> dic
             place.mkdir()
             endless.update(zip(source.names, spool(source.maps, source.ordering, tiling, place), strict=True))
         else:
-            end = max(source.maps[0].end, ends.get(source.scratch, ("", 0))[1])
+            end = max(*(described.end for described in source.maps), ends.get(source.scratch, ("", 0))[1])
             ends[source.scratch] = (source.maps[0].path, end)
     for target, (path, end) in ends.items():
         unpack(path, end, Path(target))

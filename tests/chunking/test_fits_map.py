@@ -35,11 +35,12 @@ def several(path, *names, **keywords):
 
 def test_addresses(tmp_path):
     assert split_address("a.fits[ I , 2]") == ("a.fits", "I", "2")
+    assert split_address("a.fits[,1]") == ("a.fits", None, "1")
     assert split_address("folder[1]/a.fits") == ("folder[1]/a.fits", None, None)
     bracket = tmp_path / "a[1]"
     bracket.touch()
     assert split_address(bracket) == (str(bracket), None, None)
-    for wrong in ("a.fits[]", "a.fits[a,b,c]", "a.fits[,1]"):
+    for wrong in ("a.fits[]", "a.fits[a,b,c]", "a.fits[a,]"):
         with pytest.raises(InputError, match=r"COLUMN,HDU"):
             split_address(wrong)
 

@@ -230,7 +230,7 @@ def test_regions_and_conditions_together() -> None:
         "mask",
     ]
     assert described(near) != described(far)
-    polygon = sm.Polygon([(0.0, 0.0), (30.0, 0.0), (0.0, 30.0)])
+    polygon = sm.Polygon(((0.0, 0.0), (30.0, 0.0), (0.0, 30.0)))
     assert described(polygon) == {"region": "Polygon", "vertices": [[0, 0], [30, 0], [0, 30]], "frame": None}
 
 

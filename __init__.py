@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from .engine.prepare import prepare as prepare
     from .engine.ratio import ratio as ratio
     from .engine.resample import resample as resample
+    from .engine.reddening_compare import compare_reddening as compare_reddening
     from .engine.residual import hand_down as hand_down
     from .engine.residual import residual as residual
     from .engine.simulate import simulate as simulate
@@ -66,6 +67,7 @@ _HOMES = {
     "Tiling": "chunking.tiling:Tiling",
     "Worker": "engine.worker:Worker",
     "apodize": "engine.apodize:apodize",
+    "compare_reddening": "engine.reddening_compare:compare_reddening",
     "connect": "engine.connect:connect",
     "correlate": "engine.correlate:correlate",
     "degrade": "engine.degrade:degrade",
@@ -114,6 +116,7 @@ __all__ = [  # noqa: RUF022 - in the order of the work, which is also the order 
     "ratio",
     "evaluate",
     "correlate",
+    "compare_reddening",
     "degrade",
     "resample",
     "mask",

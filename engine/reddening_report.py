@@ -1,0 +1,128 @@
+"""What `reddening` and `compare_reddening` leave in a folder: numbers as JSON, a figure, and a page."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .figures import save
+from .figures_reddening import residual_figure
+from .records import write_text
+from .report import Page, fixed, make_directory, number, plain
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+FIGURE = "residuals.png"
+
+
+def dataset_json(found: xr.Dataset) -> str:
+    """Return a result as JSON: every variable with its dimensions and unit, NaN as null.
+
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> json.loads(dataset_json(xr.Dataset({"scatter": ("region", [4.1])})))["data_vars"]["scatter"]["data"]
+    [4.1]
+    """
+    return json.dumps(plain(found.to_dict()), indent=2, allow_nan=False)
+
+
+def write_comparison(found: xr.Dataset, scatters: Sequence[Sequence[Any]], out_dir: str | os.PathLike[str]) -> Path:
+    """Write `comparison.json`, the figure and `index.html` of a comparison; return the page.
+
+    Parameters
+    ----------
+    found : xarray.Dataset
+        Of `compare_reddening`.
+    scatters : sequence of sequence of Scatter
+        (region, map).
+    out_dir : path
+        The folder.
+    """
+    names, regions = found["map"].values.tolist(), found["region"].values.tolist()
+    page = Page("Reddening maps compared", f"{', '.join(names)} against {found.attrs['target']}")
+    page.heading("Scatter")
+    page.paragraph(
+        f"{found.attrs['target']} = slope x map + offset, in each region; what is left of it, in mmag. The robust "
+        "scatter is half of the distance of the quantiles 0.159 and 0.841."
+    )
+    header = ["region", "map", "slope", "error", "offset", "scatter", "robust", "median", "pixels", "area [deg²]"]
+    rows = []
+    for region in regions:
+        for name in names:
+            one = found.sel(region=region, map=name)
+            rows.append(
+                [
+                    region,
+                    name,
+                    number(float(one["slope"])),
+                    number(float(one["slope_error"]), 2),
+                    fixed(float(one["offset"]), 3),
+                    *(fixed(float(one[key]), 3) for key in ("scatter", "robust_scatter", "median")),
+                    f"{int(one['pixels']):,}",
+                    f"{float(one['area']):.1f}",
+                ]
+            )
+    page.table(header, rows)
+    return _finish(page, found, "comparison.json", scatters, regions, names, out_dir)
+
+
+def write_reddening(found: xr.Dataset, scatters: Sequence[Sequence[Any]], out_dir: str | os.PathLike[str]) -> Path:
+    """Write `reddening.json`, the figure and `index.html` of a reddening fit; return the page.
+
+    Parameters
+    ----------
+    found : xarray.Dataset
+        Of `reddening`.
+    scatters : sequence of sequence of Scatter
+        (region, 1).
+    out_dir : path
+        The folder.
+    """
+    regions, templates = found["region"].values.tolist(), found["template"].values.tolist()
+    target, factor = found.attrs["target"], found.attrs["factor"]
+    page = Page("Reddening from gas", f"{factor:g} x {target} from {', '.join(templates)}")
+    page.heading("Coefficients")
+    page.paragraph(
+        "In mmag per 1e20 cm^-2; the offset in mmag. Errors are formal, and from leaving out parts of the sky."
+    )
+    rows = []
+    for region in regions:
+        for template in templates:
+            one = found.sel(region=region, template=template)
+            error = [number(float(one[key]), 3) if key in one else "–" for key in ("error", "jackknife_error")]
+            rows.append([region, template, fixed(float(one["coefficient"]), 4), *error])
+    page.table(["region", "template", "coefficient", "error", "jackknife error"], rows)
+    page.heading("What is left")
+    rows = [
+        [
+            region,
+            *(fixed(float(found[key].sel(region=region)), 3) for key in ("scatter", "robust_scatter", "median")),
+            f"{int(found['pixels'].sel(region=region)):,}",
+            f"{float(found['area'].sel(region=region)):.1f}",
+        ]
+        for region in regions
+    ]
+    page.table(["region", "scatter [mmag]", "robust", "median", "pixels", "area [deg²]"], rows)
+    return _finish(page, found, "reddening.json", scatters, regions, [target], out_dir)
+
+
+def _finish(
+    page: Page,
+    found: xr.Dataset,
+    file: str,
+    scatters: Sequence[Sequence[Any]],
+    regions: Sequence[str],
+    names: Sequence[str],
+    out_dir: str | os.PathLike[str],
+) -> Path:
+    folder = make_directory(out_dir)
+    save(residual_figure(scatters, regions, names), folder / FIGURE)
+    page.figure(FIGURE, "How the residuals are distributed in each region; their standard deviation beside the name.")
+    write_text(folder / file, dataset_json(found))
+    write_text(folder / "index.html", page.html())
+    return folder / "index.html"

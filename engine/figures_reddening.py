@@ -44,7 +44,7 @@ def residual_figure(scatters: Sequence[Sequence[Any]], regions: Sequence[str], n
         axes.axvline(0.0, color=GUIDE, linewidth=0.8, linestyle=":")
         axes.set_ylim(0.0, None)
         axes.legend(fontsize=NOTE_SIZE, frameon=False, loc="upper left")
-        style(axes, "residual [mmag]", "pixels per mmag, of all" if column == 0 else "", region)
+        style(axes, "residual [mmag]", "fraction of pixels per mmag" if column == 0 else "", region)
         axes.set_ylim(0.0, 1.25 * axes.get_ylim()[1])
     return figure
 

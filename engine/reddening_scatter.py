@@ -230,7 +230,7 @@ def scatter_numbers(scatters: Sequence[Sequence[Scatter]]) -> dict[str, Floats]:
     --------
     >>> found = scatter_numbers([[Scatter.of(np.arange(5.0))]])
     >>> {name: values.round(2).tolist() for name, values in found.items()}
-    {'scatter': [[1.58]], 'robust_scatter': [[1.37]], 'median': [[2.0]]}
+    {'scatter': [[1.58]], 'robust_scatter': [[1.5]], 'median': [[2.0]]}
     """
     return {
         "scatter": np.array([[each.moments.sigma for each in row] for row in scatters]),

@@ -25,8 +25,10 @@ type Operator = Callable[[Floats], Floats]
 _SLICE = 1 << 15
 # Of the correlation matrix of the templates: what their rounding to float32 leaves of one that depends on others.
 _COLLINEAR = 1e-12
-# A direction of the residuals that has come down so far in one iteration is rounding, and is followed no longer.
-_SPENT = 1e-26
+# Of residuals scaled to one norm: directions with less than this of the largest are rounding, and are followed no
+# longer; with less than that, they must be computed anew.
+_SPENT = 1e-24
+_CANCELLED = 1e-10
 
 
 class Solved(NamedTuple):
@@ -76,7 +78,7 @@ def block_conjugate_gradients(
     apply, precondition : callable
         (cells,) -> (cells,): N, and B near its inverse; both symmetric and positive definite.
     right : ndarray
-        (column, cells) float64, linearly independent.
+        (column, cells) float64, none of them zero.
     tolerance : float
         Largest residual.
     max_iterations : int
@@ -104,6 +106,7 @@ def block_conjugate_gradients(
     near, ahead, applied = np.empty_like(right), np.empty_like(right), np.empty_like(right)
     mix = np.eye(len(right))
     first: Floats | None = None
+    lengths: Floats | None = None
     for iteration in range(max_iterations + 1):
         _rows(precondition, residual, near)
         square = _products(residual, near)
@@ -116,25 +119,22 @@ def block_conjugate_gradients(
             return Solved(solution, iteration, reached)
         if iteration == max_iterations:
             break
-        # An orthonormal base of the residuals, and the next directions, conjugate to all before.
-        size, base = np.linalg.eigh(square)
-        kept = size > _SPENT * size[-1]
-        step = np.sqrt(size[kept])[:, None] * base[:, kept].T
-        inverse = base[:, kept].T / np.sqrt(size[kept])[:, None]
-        rank, before = int(kept.sum()), len(residual)
+        residual, near, mix = _orthonormal_residuals(residual, near, square, mix, precondition)
+        # The next directions, conjugate to the last.
+        back = None if lengths is None else _products(near, applied) @ lengths
+        rank, before = len(residual), len(applied)
         for cells in _slices(right.shape[1]):
-            residual[:rank, cells] = inverse @ residual[:, cells]
-            near[:rank, cells] = inverse @ near[:, cells]
-            onward = step @ ahead[:before, cells] if iteration else 0.0
-            ahead[:rank, cells] = near[:rank, cells] + onward
-        residual, near, ahead, applied = residual[:rank], near[:rank], ahead[:rank], applied[:rank]
-        mix = step @ mix
+            onward = near[:, cells] if back is None else near[:, cells] - back @ ahead[:before, cells]
+            ahead[:rank, cells] = onward
+        ahead, applied = ahead[:rank], applied[:rank]
         _rows(apply, ahead, applied)
-        lengths = np.linalg.inv(_products(ahead, applied))
-        forward = (lengths @ mix).T
+        lengths = _inverse(_products(ahead, applied))
+        # In exact arithmetic these products are one; as they are, every step comes nearer whatever rounding does.
+        steps = _products(residual, ahead) @ lengths
+        forward = mix.T @ steps
         for cells in _slices(right.shape[1]):
             solution[:, cells] += forward @ ahead[:, cells]
-            residual[:, cells] -= lengths @ applied[:, cells]
+            residual[:, cells] -= steps @ applied[:, cells]
     raise RunError(
         f"the conjugate gradients have not converged: after {iteration} iterations the largest relative residual is "
         f"{np.max(reached):.2g}, {tolerance:g} is wanted. Noise that is strongly correlated up to `lmax` takes many: "
@@ -259,6 +259,39 @@ def preconditioner_shares(spectrum: Floats, variance: float, pixel_area: float) 
     ratio = spectrum / (pixel_area * variance)
     filtered = ratio / (2.0 + ratio)
     return filtered, filtered**2 / (variance * (1.0 + ratio))
+
+
+def _orthonormal_residuals(
+    residual: Floats, near: Floats, square: Floats, mix: Floats, precondition: Operator
+) -> tuple[Floats, Floats, Floats]:
+    """Return rows that span the same residuals, orthonormal in the norm of B, B times them, and how they are mixed."""
+    for attempt in range(3):
+        scale = np.sqrt(np.maximum(np.diag(square), np.finfo(float).tiny))
+        size, base = np.linalg.eigh(square / np.outer(scale, scale))
+        kept = size > _SPENT
+        root = np.sqrt(size[kept])[:, None]
+        forth, back = root * base[:, kept].T * scale, base[:, kept].T / root / scale
+        rank = len(forth)
+        for cells in _slices(residual.shape[1]):
+            residual[:rank, cells] = back @ residual[:, cells]
+            near[:rank, cells] = back @ near[:, cells]
+        residual, near, mix = residual[:rank], near[:rank], forth @ mix
+        if attempt == 2 or size[kept][0] > _CANCELLED:
+            break
+        # Differences of rows that are nearly the same: their product with B is known to too few digits.
+        _rows(precondition, residual, near)
+        square = _products(residual, near)
+    return residual, near, mix
+
+
+def _inverse(square: Floats) -> Floats:
+    """Return the inverse of a symmetric matrix, less what rounding leaves of no size."""
+    if not np.isfinite(square).all():
+        return np.full_like(square, np.nan)
+    scale = np.sqrt(np.maximum(np.diag(square), np.finfo(float).tiny))
+    both: Floats = np.outer(scale, scale)
+    inverse: Floats = np.linalg.pinv(square / both, rcond=1e-14, hermitian=True) / both
+    return inverse
 
 
 def _columns(templates: Values, offset: bool, part: slice) -> Floats:

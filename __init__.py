@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .engine.degrade import degrade as degrade
     from .engine.evaluate import evaluate as evaluate
     from .engine.export import export as export
+    from .engine.fit import fit as fit
     from .engine.ingest import ingest as ingest
     from .engine.ingest_cube import ingest_cube as ingest_cube
     from .engine.mask import mask as mask
@@ -74,6 +75,7 @@ _HOMES = {
     "errors": "chunking.errors",
     "evaluate": "engine.evaluate:evaluate",
     "export": "engine.export:export",
+    "fit": "engine.fit:fit",
     "hand_down": "engine.residual:hand_down",
     "ingest": "engine.ingest:ingest",
     "ingest_cube": "engine.ingest_cube:ingest_cube",
@@ -116,6 +118,7 @@ __all__ = [  # noqa: RUF022 - in the order of the work, which is also the order 
     "ratio",
     "evaluate",
     "correlate",
+    "fit",
     "compare_reddening",
     "degrade",
     "resample",

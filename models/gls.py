@@ -179,8 +179,8 @@ class NormalEquations:
             (band, template) float64, in units of weight x template^2; default the diagonal of the normal equations
             (of the templates less their means where there is an offset).
         variance : ndarray, optional
-            (band,) variance of the noise of a pixel, or factors of it where there are weights; default: that of the
-            residuals, so that chi^2 / dof of the errors is 1.
+            (band,) variance of the noise of a pixel, 1 where the weights say all; NaN, the default, for that of the
+            residuals: then chi2 is the sum of their squares, and errors are as if chi^2 / dof were 1.
         names : sequence of str
             Of the templates, for messages.
         strict : bool

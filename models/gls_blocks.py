@@ -30,6 +30,8 @@ class Blocks:
         1 where all bands have the same weights, or none; else `bands`.
     length : int
         Cells of a part; moments are summed within parts of consecutive cells.
+    most : int
+        Cells of a block at most.
 
     Examples
     --------
@@ -39,7 +41,7 @@ class Blocks:
     ((2, 1, 3, 3), [4, 4], [14.0, 126.0])
     """
 
-    def __init__(self, templates: int, bands: int, groups: int, length: int = BLOCK) -> None:
+    def __init__(self, templates: int, bands: int, groups: int, length: int = BLOCK, most: int = BLOCK) -> None:
         self.templates, self.bands, self.groups = templates, bands, groups
         self.width = templates + 1 + bands
         self.size = templates + 1 + (bands if groups == 1 else 1)
@@ -49,7 +51,7 @@ class Blocks:
             raise InputError(f"`length` {length} came; parts have a power of two of cells.")
         most_parts = _power_of_two_below(max(1, _PART_BYTES // (8 * groups * self.size**2)))
         #: Cells of a block: one part or several, or a piece of a part.
-        self.cells = max(self.slice, min(BLOCK, length * most_parts))
+        self.cells = max(self.slice, min(BLOCK, most, length * most_parts))
         self.length = min(length, self.cells)
         self._columns = np.empty((self.cells // self.slice, self.width, self.slice))
         weighted = groups > 1

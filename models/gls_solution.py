@@ -124,10 +124,10 @@ def solve_moments(
             pulled = None if prior is None else prior[band]
             own = None if strength is None else strength[band]
             _solve_band(found, band, central, offset, ridge, pulled, own)
-    factor = found.chi2 / found.dof if variance is None else np.asarray(variance, np.float64)
+    known = np.full(bands, np.nan) if variance is None else np.asarray(variance, np.float64)
+    factor = np.where(np.isnan(known), found.chi2 / max(1, found.dof), known)
     found.covariance[...] *= factor[:, None, None]
-    if variance is not None:
-        found.chi2[...] /= factor
+    found.chi2[...] /= np.where(np.isnan(known), 1.0, known)
     return found
 
 

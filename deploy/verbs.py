@@ -19,7 +19,7 @@ VERBS = (
         "simulate",
         "make a synthetic sky with known truth",
         (
-            Option("kind", "text", "dust", required=True, positional=True),
+            Option("kind", "text", "dust or gas", required=True, positional=True),
             _store("sky store, made if it is not there"),
             Option("nside", "integer", "resolution", required=True),
             Option("seed", "integer", "which sky", default=0),
@@ -32,6 +32,7 @@ VERBS = (
             Option("noise_1380um", "number", "noise at 1380 um in MJy/sr", default=0.0008),
             Option("relative_noise_850um", "number", "noise at 850 um per brightness", default=0.025),
             Option("relative_noise_1380um", "number", "noise at 1380 um per brightness", default=0.045),
+            Option("options", "settings", "of gas: options of its sky, as sigma_temperature=1.28"),
             Option("tile_nside", "integer", "tiles of a new store"),
             _OVERWRITE,
         ),

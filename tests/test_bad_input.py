@@ -256,7 +256,8 @@ def test_a_map_that_is_missing_is_named_with_those_there(world, verb, changed):
 @pytest.mark.parametrize(
     ("verb", "changed", "words"),
     [
-        ("simulate", {"kind": "gas"}, "Known: dust"),
+        ("simulate", {"kind": "gass"}, "did you mean 'gas'"),
+        ("simulate", {"kind": "gas", "options": {"sigma_t": 1.0}}, "sigma_temperature"),
         ("simulate", {"nside": 3}, "power of two"),
         ("simulate", {"footprint": "half"}, "Known: full, surveys"),
         ("simulate", {"frame": "equatorial"}, "Known: ecliptic, galactic, icrs"),

@@ -82,7 +82,7 @@ def degrade(
     nside : int
         Its nside.
     maps : str or sequence of str, optional
-        Which maps; by default all.
+        Which maps; by default all, which cubes are not.
     policy : {"any", "all"} or float
         How many of its children must have a value for a coarse pixel to have one: at least one, all, or this
         fraction, 0 < fraction <= 1.  Flags and codes are not affected.
@@ -118,7 +118,10 @@ def degrade(
     """
     where, there = stores.address(store), stores.address(out)
     known = stores.infos(where)
-    chosen = tuple(known) if maps is None else (maps,) if isinstance(maps, str) else tuple(maps)
+    if maps is None:
+        chosen = tuple(name for name, info in known.items() if not info.is_cube)
+    else:
+        chosen = (maps,) if isinstance(maps, str) else tuple(maps)
     if not chosen:
         raise InputError(f"no map came; name some of {where}: {', '.join(known) or 'it holds none'}.")
     stores.require_maps(where, chosen)

@@ -14,7 +14,7 @@ from .ledger import read_held
 
 
 def check_weight_map(info: MapInfo) -> None:
-    """Raise InputError where a map cannot be a mask: the bits of flags say why, not how much.
+    """Raise InputError where a map cannot be a mask: the bits of flags say why, not how much; a cube is no map.
 
     Parameters
     ----------
@@ -24,8 +24,10 @@ def check_weight_map(info: MapInfo) -> None:
     Raises
     ------
     InputError
-        If the map holds bits.
+        If the map holds bits, or is a cube.
     """
+    if info.is_cube:
+        raise InputError(f"{info.name!r} is a cube (channel, cells), which cannot be a mask; a map (cells,) is needed.")
     if info.flag_meanings:
         raise InputError(
             f"map {info.name!r} holds bits ({', '.join(info.flag_meanings)}); a mask is a float32 weight, a uint8 "

@@ -200,7 +200,7 @@ def resample(
     nside : int
         Its nside.
     maps : str or sequence of str, optional
-        Which maps; by default all float32 maps.
+        Which maps; by default all float32 maps, which cubes are not.
     lmax : int, optional
         Largest degree that is kept; default twice the smaller nside, at most 3 nside - 1 of either.
     pixel_window : bool
@@ -327,7 +327,7 @@ def resample(
 def _maps(where: str, maps: str | Sequence[str] | None) -> tuple[MapInfo, ...]:
     known: Mapping[str, MapInfo] = stores.infos(where)
     if maps is None:
-        chosen = tuple(name for name, info in known.items() if info.dtype == "float32")
+        chosen = tuple(name for name, info in known.items() if info.dtype == "float32" and not info.is_cube)
     else:
         chosen = (maps,) if isinstance(maps, str) else tuple(dict.fromkeys(maps))
     if not chosen:

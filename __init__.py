@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from .engine.prepare import prepare as prepare
     from .engine.ratio import ratio as ratio
     from .engine.resample import resample as resample
+    from .engine.reddening import reddening as reddening
     from .engine.reddening_compare import compare_reddening as compare_reddening
     from .engine.residual import hand_down as hand_down
     from .engine.residual import residual as residual
@@ -85,6 +86,7 @@ _HOMES = {
     "predict": "engine.predict:predict",
     "prepare": "engine.prepare:prepare",
     "ratio": "engine.ratio:ratio",
+    "reddening": "engine.reddening:reddening",
     "resample": "engine.resample:resample",
     "residual": "engine.residual:residual",
     "simulate": "engine.simulate:simulate",
@@ -119,6 +121,7 @@ __all__ = [  # noqa: RUF022 - in the order of the work, which is also the order 
     "evaluate",
     "correlate",
     "fit",
+    "reddening",
     "compare_reddening",
     "degrade",
     "resample",

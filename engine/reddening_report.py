@@ -97,6 +97,8 @@ def write_reddening(found: xr.Dataset, scatters: Sequence[Sequence[Any]], out_di
             error = [number(float(one[key]), 3) if key in one else "–" for key in ("error", "jackknife_error")]
             rows.append([region, template, fixed(float(one["coefficient"]), 4), *error])
     page.table(["region", "template", "coefficient", "error", "jackknife error"], rows)
+    for line in found.attrs["statement"].splitlines():
+        page.paragraph(line)
     page.heading("What is left")
     rows = [
         [

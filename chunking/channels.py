@@ -19,7 +19,7 @@ from .schema import CHANNEL_ARRAYS, CHANNEL_UNIT
 if TYPE_CHECKING:
     import zarr
 
-# Edges written with the six digits of a text file overlap by rounding; by more than this of a width they overlap.
+# Of a width: what differs by less differs by rounding.
 OVERLAP = 1e-6
 
 
@@ -76,7 +76,8 @@ class Channels:
             at = int(np.argmax(wrong))
             raise InputError(
                 f"channels {at} ({low[at]:g} to {high[at]:g} km/s) and {at + 1} ({low[at + 1]:g} to {high[at + 1]:g} "
-                f"km/s) overlap by {over[at]:g} km/s, so gas would count twice. Check velocities and full widths."
+                f"km/s) overlap by {over[at]:g} km/s, so gas would count twice. Check velocities and full widths; if they are "
+                "rounded, give the edges, which touch as they are."
             )
 
     @property

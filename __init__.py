@@ -40,18 +40,23 @@ if TYPE_CHECKING:
     from .engine.ingest_cube import ingest_cube as ingest_cube
     from .engine.mask import mask as mask
     from .engine.plan import Plan as Plan
+    from .engine.polarization import polarization as polarization
     from .engine.predict import predict as predict
     from .engine.prepare import prepare as prepare
+    from .engine.profiles import profiles as profiles
     from .engine.ratio import ratio as ratio
-    from .engine.resample import resample as resample
     from .engine.reddening import reddening as reddening
     from .engine.reddening_compare import compare_reddening as compare_reddening
+    from .engine.resample import resample as resample
     from .engine.residual import hand_down as hand_down
     from .engine.residual import residual as residual
     from .engine.simulate import simulate as simulate
+    from .engine.slopes import slopes as slopes
     from .engine.smooth import smooth as smooth
     from .engine.spectra import spectra as spectra
     from .engine.synthesize import synthesize as synthesize
+    from .engine.temperature import temperature as temperature
+    from .engine.templates import templates as templates
     from .engine.train import train as train
     from .engine.worker import Worker as Worker
 
@@ -83,16 +88,21 @@ _HOMES = {
     "mask": "engine.mask:mask",
     "models": "models",
     "open": "chunking.store:open",
+    "polarization": "engine.polarization:polarization",
     "predict": "engine.predict:predict",
     "prepare": "engine.prepare:prepare",
+    "profiles": "engine.profiles:profiles",
     "ratio": "engine.ratio:ratio",
     "reddening": "engine.reddening:reddening",
     "resample": "engine.resample:resample",
     "residual": "engine.residual:residual",
     "simulate": "engine.simulate:simulate",
+    "slopes": "engine.slopes:slopes",
     "smooth": "engine.smooth:smooth",
     "spectra": "engine.spectra:spectra",
     "synthesize": "engine.synthesize:synthesize",
+    "temperature": "engine.temperature:temperature",
+    "templates": "engine.templates:templates",
     "train": "engine.train:train",
 }
 
@@ -120,12 +130,17 @@ __all__ = [  # noqa: RUF022 - in the order of the work, which is also the order 
     "ratio",
     "evaluate",
     "correlate",
+    "temperature",
+    "slopes",
+    "profiles",
+    "polarization",
     "fit",
     "reddening",
     "compare_reddening",
     "degrade",
     "resample",
     "mask",
+    "templates",
     "apodize",
     "spectra",
     "smooth",

@@ -45,13 +45,17 @@ UNITS: dict[str, tuple[str, str, float]] = {
     "pc": ("distance", "pc", 1.0),
     "kpc": ("distance", "pc", 1e3),
 }
-# Variances of intensities (the II_COV columns of Planck): name -> the unit that is squared.
+# Variances of intensities (the II_COV columns of Planck) and of column densities: name -> the unit that is squared.
 SQUARES = {
     "MJy^2/sr^2": "MJy/sr",
     "kJy^2/sr^2": "kJy/sr",
     "Jy^2/sr^2": "Jy/sr",
     **{f"{name}^2": name for name in _TEMPERATURES},
     "K^2": "K",
+    "cm^-4": "cm^-2",
+    "1e40 cm^-4": "1e20 cm^-2",
+    "m^-4": "m^-2",
+    "pc^2 cm^-6": "pc cm^-3",
 }
 KNOWN_UNITS = (*UNITS, *SQUARES)
 _SYNONYMS = {

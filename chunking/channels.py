@@ -76,8 +76,8 @@ class Channels:
             at = int(np.argmax(wrong))
             raise InputError(
                 f"channels {at} ({low[at]:g} to {high[at]:g} km/s) and {at + 1} ({low[at + 1]:g} to {high[at + 1]:g} "
-                f"km/s) overlap by {over[at]:g} km/s, so gas would count twice. Check velocities and full widths; if they are "
-                "rounded, give the edges, which touch as they are."
+                f"km/s) overlap by {over[at]:g} km/s, so gas would count twice. Check velocities and full widths; "
+                "if they are rounded, give the edges, which touch as they are."
             )
 
     @property

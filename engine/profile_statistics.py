@@ -61,15 +61,14 @@ def equal_limits(histogram: Histogram, bins: int) -> tuple[float, ...]:
     --------
     >>> limits = equal_limits(Histogram.of(VALUE_SCALE, np.arange(1.0, 101.0)), 4)
     >>> [round(limit) for limit in limits]
-    [1, 26, 51, 75, 100]
+    [1, 26, 51, 76, 100]
     """
-    inner = [histogram.quantile(fraction) for fraction in np.arange(1, bins) / bins]
-    ends = VALUE_SCALE.edges(np.array([histogram.index[0], histogram.index[-1] + 1]))
-    limits = [float(ends[0])]
-    for limit in [*inner, float(ends[1])]:
-        if limit > limits[-1]:
-            limits.append(limit)
-    return tuple(limits)
+    reached = np.cumsum(histogram.counts)[:-1]
+    wanted = np.arange(1, bins) * histogram.total / bins
+    # Each limit is the edge of an occupied bin whose cumulative count is nearest to the one wanted.
+    cuts = sorted({int(np.argmin(np.abs(reached - count))) + 1 for count in wanted}) if reached.size else []
+    starts = [histogram.index[0], *histogram.index[cuts], histogram.index[-1] + 1]
+    return tuple(float(limit) for limit in VALUE_SCALE.edges(np.array(starts, np.int64)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -176,11 +176,12 @@ def fit(
         "superpixels": superpixels,
         "ridge": ridge,
     }
+    infos = stores.infos(request.store)
     facts = {
         "verb": "fit",
         "skymill": _version(),
         "parameters": parameters,
-        "units": {name: stores.info(request.store, name).unit for name in request.values},
+        "units": {name: infos[name].unit for name in request.values},
         "inputs": {name: map_digest(request.store, name) for name in sorted(request.reads)},
     }
     from .fit_files import finished, write

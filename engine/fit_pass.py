@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from ..chunking import store as stores
 from ..chunking.errors import InputError
-from ..models.gls import NormalEquations, level_of, shifted, two_sum
-from ..models.gls_blocks import Blocks
+from ..models.gls import NormalEquations, level_of, two_sum
+from ..models.gls_blocks import Blocks, shifted
 from .fit_request import FitRequest
 from .given_noise import WhiteNoise
 from .plan import Run
 from .reducing import reduce_tiles
 from .used_pixels import UsedPixels
+from .worker import keep_freed_memory
 
 type Floats = NDArray[np.float64]
 
@@ -82,6 +83,7 @@ class FitKernel:
 
     def __call__(self, tile: int, inputs: dict[str, NDArray[Any]]) -> Gathered:
         """Return the sums of a tile."""
+        keep_freed_memory()
         names = (*self.templates, *self.targets)
         size = inputs[names[0]].size
         blocks = self.blocks(size)

@@ -141,7 +141,9 @@ def request_of(
     names = (templates,) if isinstance(templates, str) else tuple(templates)
     targets = (target,) if isinstance(target, str) else tuple(target)
     _check_names(names, targets, offset)
-    infos = {name: stores.info(where, name) for name in (*names, *targets)}
+    stores.require_maps(where, (*names, *targets))
+    known = stores.infos(where)  # all at once: each look at the store lists all of its maps
+    infos = {name: known[name] for name in (*names, *targets)}
     for name, info in infos.items():
         if info.is_cube:
             raise InputError(

@@ -25,6 +25,7 @@ type Floats = NDArray[np.float64]
 TOO_SMALL = 1.5  # jackknife over formal error above which the formal one is called too small
 POOR_CHI2 = 1.5  # chi^2 / dof above which the given noise is called too small
 FEW_PARTS = 10
+MOST_SAID = 4  # of one kind in a statement; all are in the dataset
 SOURCE = "Cheng et al. 2025, arXiv:2411.12801, eq. 9"
 
 _LONG_NAMES = {
@@ -318,7 +319,8 @@ def _statements(request: FitRequest, fits: Sequence[RegionFit]) -> dict[str, Any
                 traded.append({"target": target, **({} if region is None else {"region": region}), **each})
         found = list(dict.fromkeys(each["text"] for own in fit.degeneracies for each in own if _notable(each)))
         if found:
-            said.append(f"Degenerate{at}: {'; '.join(found)}.")
+            more = f"; and {len(found) - MOST_SAID} more in `degeneracies`" if len(found) > MOST_SAID else ""
+            said.append(f"Degenerate{at}: {'; '.join(found[:MOST_SAID])}{more}.")
         if request.jackknife is not None and fit.parts < FEW_PARTS:
             said.append(
                 f"Only {fit.parts} super-pixels of nside {request.jackknife} hold pixels{at}: the jackknife errors are "
@@ -347,16 +349,16 @@ def _about_errors(request: FitRequest, fit: RegionFit, band: int, name: str) -> 
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = fit.jackknife_error[band] / fit.error[band]
     if np.isfinite(ratio).any() and np.nanmax(ratio) > TOO_SMALL:
-        listed = ", ".join(
-            f"{template} {number:.1f}"
-            for template, number in zip(request.coefficients, ratio, strict=True)
-            if number > TOO_SMALL
-        )
+        large = [place for place in np.argsort(-np.nan_to_num(ratio)).tolist() if ratio[place] > TOO_SMALL]
+        parts = [f"{ratio[place]:.1f} for {request.coefficients[place]}" for place in large[:MOST_SAID]]
+        parts[0] = parts[0].replace(" for", " times as large for", 1)
+        more = f", less for {len(large) - MOST_SAID} others" if len(large) > MOST_SAID else ""
+        listed = ", ".join(parts) + more
         cause = (
             f"chi^2 / dof is {reduced:.3g}" if noisy and reduced > POOR_CHI2 else "residuals of neighbours are alike"
         )
         said.append(
-            f"The formal errors of {name} are too small: the scatter over super-pixels is larger by {listed} times "
+            f"The formal errors of {name} are too small: the scatter over super-pixels is {listed} "
             f"({cause}). Use `jackknife_error`."
         )
     elif noisy and reduced > POOR_CHI2:

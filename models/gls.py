@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..chunking.errors import InputError
-from .gls_blocks import Blocks
+from .gls_blocks import Blocks, shifted
 from .gls_solution import FLOAT32_RESOLUTION, Solution, solve_moments
 
 type Floats = NDArray[np.float64]
@@ -197,24 +197,6 @@ class NormalEquations:
         return solve_moments(
             self, offset, float(ridge), prior, strength, variance, tuple(names), strict=strict, resolution=resolution
         )
-
-
-def shifted(moments: Floats, old: Floats, new: Floats, templates: int) -> Floats:
-    """Return moments (..., group, column, column) whose columns had `old` subtracted as if it had been `new`."""
-    step = old - new
-    bands = old.size - templates
-    groups, size = moments.shape[-3], moments.shape[-1]
-    if not step.any():
-        return moments
-    found = moments.copy()
-    for group in range(groups):
-        own = step[templates:] if size == templates + 1 + bands else step[templates + group : templates + group + 1]
-        move = np.concatenate([step[:templates], [0.0], own])
-        ones = moments[..., group, :, templates]
-        crossed = ones[..., :, None] * move
-        found[..., group, :, :] += crossed + np.swapaxes(crossed, -1, -2)
-        found[..., group, :, :] += ones[..., templates, None, None] * np.outer(move, move)
-    return found
 
 
 def accumulate(

@@ -163,3 +163,21 @@ def _products(columns: Floats, parts: int) -> Floats:
     products = np.matmul(columns, columns.transpose(0, 2, 1))
     found: Floats = products.reshape(parts, -1, *products.shape[1:]).sum(axis=1)
     return found
+
+
+def shifted(moments: Floats, old: Floats, new: Floats, templates: int) -> Floats:
+    """Return moments (..., group, column, column) whose columns had `old` subtracted as if it had been `new`."""
+    step = old - new
+    bands = old.size - templates
+    groups, size = moments.shape[-3], moments.shape[-1]
+    if not step.any():
+        return moments
+    found = moments.copy()
+    for group in range(groups):
+        own = step[templates:] if size == templates + 1 + bands else step[templates + group : templates + group + 1]
+        move = np.concatenate([step[:templates], [0.0], own])
+        ones = moments[..., group, :, templates]
+        crossed = ones[..., :, None] * move
+        found[..., group, :, :] += crossed + np.swapaxes(crossed, -1, -2)
+        found[..., group, :, :] += ones[..., templates, None, None] * np.outer(move, move)
+    return found

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..chunking.errors import InputError
+from .gls_blocks import shifted
 
 if TYPE_CHECKING:
     from .gls import NormalEquations
@@ -220,21 +221,32 @@ def _involved(parts: Floats, names: Sequence[str]) -> list[str]:
     return [name for part, name in zip(parts, names, strict=True) if abs(part) > _SHARE * largest]
 
 
-def combination(parts: Floats, names: Sequence[str]) -> str:
+def combination(parts: Floats, names: Sequence[str], most: int = 6) -> str:
     """Return a linear combination as words, its small parts left out.
+
+    Parameters
+    ----------
+    parts : ndarray
+        (template,) factors.
+    names : sequence of str
+        Of the templates.
+    most : int
+        Parts at most, the largest.
 
     Examples
     --------
     >>> combination(np.array([0.8, -0.6, 1e-3]), ["nhi", "nhii", "nh2"])
     '0.80 nhi - 0.60 nhii'
     """
-    largest, text = np.abs(parts).max(), ""
-    sign = np.sign(parts[np.argmax(np.abs(parts) > _SHARE * largest)])
-    for part, name in zip(parts * sign, names, strict=True):
-        if abs(part) > _SHARE * largest:
-            joint = (" - " if text else "-") if part < 0 else (" + " if text else "")
-            text += f"{joint}{abs(part):.2f} {name}"
-    return text
+    sizes = np.abs(parts)
+    named = np.flatnonzero(sizes > _SHARE * sizes.max())
+    shown = np.sort(named[np.argsort(-sizes[named], kind="stable")[:most]])
+    sign, text = np.sign(parts[shown[0]]), ""
+    for place in shown.tolist():
+        part = float(parts[place] * sign)
+        joint = (" - " if text else "-") if part < 0 else (" + " if text else "")
+        text += f"{joint}{abs(part):.2f} {names[place]}"
+    return text + (f" and {named.size - most} smaller parts" if named.size > most else "")
 
 
 def _solve_band(
@@ -353,6 +365,9 @@ def jackknife_error(
     n, bands, count = total.templates, total.bands, solution.coefficient.shape[1]
     if len(parts) < 2:
         return np.full((bands, count), np.nan)
+    if not solution.offset:  # then columns are no longer what the coefficients belong to, once shifted
+        parts = shifted(parts, total.reference, np.zeros_like(total.reference), n)
+        total = total.at(np.zeros_like(total.reference))
     shared = total.moments.shape[0] == 1
     whole = total.total
     found = np.full((bands, count), np.nan)

@@ -121,7 +121,8 @@ def _one_file(file: Path, column: str | Sequence[str] | None, nside: int | None,
         if not tables and not images:
             raise InputError(f"{path!r} has no table or image in HDU {hdu!r}.")
     else:
-        images = tuple(image for image in images if _is_cube(image, nside))
+        fitting = tuple(image for image in images if _is_cube(image, nside))
+        images = fitting if fitting or tables else images[:1]  # that one is told not to fit
     if column is not None:
         images = ()  # a column is one of a table
     if images and tables and hdu is None:

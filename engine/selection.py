@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ..chunking import sphere
+from ..chunking import geometry, sphere
 from ..chunking.errors import InputError
 from ..chunking.regions import Region
 from ..chunking.tiling import Tiling
@@ -19,6 +19,7 @@ from .selection_grammar import COORDINATES, HELP, Bools, Condition, Truth, Value
 type Where = str | Region | Sequence[str | Region] | None
 
 _LONGITUDES = ("l", "lon", "elon")
+_PAIRS = (("l", "b"), ("elon", "elat"))
 _FRAMES = {"l": "galactic", "b": "galactic", "elon": "ecliptic", "elat": "ecliptic"}
 # Positions and truths of so many pixels at a time: what a selection needs does not grow with the tile.
 BLOCK: Final = 2**17
@@ -170,6 +171,7 @@ class _Known:
     ) -> None:
         self.tiling, self.frame, self.pixels, self.values = tiling, frame, pixels, values
         self.coordinates: dict[str, NDArray[np.float64]] = {}
+        self.vectors: dict[str, NDArray[np.float64]] = {}
 
     def __call__(self, value: Value) -> NDArray[np.float64]:
         if value.name not in COORDINATES:
@@ -181,16 +183,27 @@ class _Known:
         return np.abs(found) if value.magnitude else found
 
     def coordinate(self, name: str) -> NDArray[np.float64]:
+        """Return one coordinate of every pixel, (pixel,) float64 degrees."""
         if name not in self.coordinates:
-            if name in ("lon", "lat"):
-                self.coordinates["lon"], self.coordinates["lat"] = self.tiling.lonlat(self.pixels)
-            else:
-                names = ("l", "b") if name in ("l", "b") else ("elon", "elat")
-                own = self.coordinate("lon"), self.coordinate("lat")
+            frame = _FRAMES.get(name, self.frame)
+            if frame == self.frame:
                 # Not turned by the identity: its rounding would share the equator out among north and south.
-                turned = own if self.frame == _FRAMES[name] else sphere.rotate(*own, self.frame, _FRAMES[name])
-                self.coordinates.update(zip(names, turned, strict=True))
+                own = self.tiling.lonlat(self.pixels)
+                for names in (("lon", "lat"), *(pair for pair in _PAIRS if _FRAMES[pair[0]] == frame)):
+                    self.coordinates.update(zip(names, own, strict=True))
+            else:
+                x, y, z = self._turned(frame)
+                longitude = name in _LONGITUDES
+                angle = np.arctan2(y, x) if longitude else np.arctan2(z, np.hypot(x, y))
+                self.coordinates[name] = sphere.wrap(np.degrees(angle)) if longitude else np.degrees(angle)
         return self.coordinates[name]
+
+    def _turned(self, frame: str) -> NDArray[np.float64]:
+        """Return the directions of the pixels in another frame, (3, pixel)."""
+        if frame not in self.vectors:
+            own = geometry.pixel_vectors(self.tiling.nside, self.pixels)
+            self.vectors[frame] = sphere.rotation(self.frame, frame) @ own.T
+        return self.vectors[frame]
 
 
 def described(where: Where) -> Any:

@@ -89,14 +89,14 @@ def write_form(folder, form, stored, ring, pixels, packed):
     return write_image(folder / f"{form}{suffix}", values, ORDERING=common["ORDERING"])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     form=st.sampled_from(["files", "columns", "vector", "image", "turned image"]),
     ring=st.booleans(),
     explicit=st.booleans(),
     packed=st.booleans(),
     hole=st.sampled_from([np.nan, UNSEEN]),
-    tile_nside=st.sampled_from([1, 2, 4, None]),
+    tile_nside=st.sampled_from([1, 2, None]),
 )
 def test_every_form_becomes_the_same_cube(tmp_path_factory, form, ring, explicit, packed, hole, tile_nside):
     folder = tmp_path_factory.mktemp("cubes")
@@ -194,7 +194,7 @@ def vector(tmp_path, nside, repeat, **keywords):
 def test_ordinary_maps_with_many_pixels_a_row_are_one_channel(tmp_path):
     path = vector(tmp_path, 1, 1024, NSIDE=32)
     assert len(describe_cube(path, None, None, 1).maps) == 1
-    with pytest.raises(InputError, match="1024 channels are given .* an ordinary map of nside 32"):
+    with pytest.raises(InputError, match=r"1024 channels are given .* an ordinary map of nside 32"):
         describe_cube(path, None, None, 1024)
 
 
@@ -264,10 +264,13 @@ def test_small_images_whose_axes_could_be_either_are_asked_for(tmp_path):
     assert len(describe_cube(path, None, 1, None).maps) == 48
     assert len(describe_cube(path, None, 2, None).maps) == 12
     assert len(describe_cube(path, None, None, 12).maps) == 12
-    with pytest.raises(FormatError, match="no HEALPix map|no binary table"):
-        describe_cube(write_image(tmp_path / "d.fits", np.zeros((5, 50), np.float32)), None, None, None)
-    with pytest.raises(FormatError, match="5x50 pixels"):
-        describe_cube(str(tmp_path / "d.fits") + "[,0]", None, None, None)
+    projected = write_image(tmp_path / "d.fits", np.zeros((5, 50), np.float32))
+    for address in (projected, projected + "[,0]"):
+        with pytest.raises(FormatError, match="5x50 pixels"):
+            describe_cube(address, None, None, None)
+    fits.HDUList([fits.PrimaryHDU()]).writeto(tmp_path / "f.fits")
+    with pytest.raises(FormatError, match="no binary table"):
+        describe_cube(tmp_path / "f.fits", None, None, None)
     one = write_image(tmp_path / "e.fits", np.zeros((1, 1, 48), np.float32))
     assert len(describe_cube(one, None, None, None).maps) == 1
 
@@ -353,7 +356,7 @@ def test_the_header_of_an_image_may_state_the_velocities(tmp_path, stated, veloc
     ],
 )
 def test_velocities_that_nothing_tells_are_asked_for(tmp_path, stated):
-    with pytest.raises(InputError, match="velocities of the channels are not known .* give `velocity` and `width`"):
+    with pytest.raises(InputError, match=r"velocities of the channels are not known .* give `velocity` and `width`"):
         sm.ingest_cube(simple(tmp_path, **stated), tmp_path / "sky.zarr")
 
 
@@ -430,7 +433,7 @@ def test_what_the_header_does_not_tell_is_asked_for(tmp_path):
     with pytest.raises(UnitError, match="`unit` 'cm-2' came"):
         sm.ingest_cube(path, tmp_path / "sky.zarr", edges=EDGES, unit="cm-2")
     sm.ingest_cube(path, tmp_path / "sky.zarr", edges=EDGES, unit="cm-2", override=["unit"])
-    with pytest.raises(InputError, match="`nside` 16 came|is expected, nside 16|no HEALPix"):
+    with pytest.raises(FormatError, match="is expected, nside 16"):
         sm.ingest_cube(path, tmp_path / "sky.zarr", edges=EDGES, nside=16)
     with pytest.raises(InputError, match="means: predicted intensity"):
         sm.ingest_cube(path, tmp_path / "sky.zarr", "pred_x", edges=EDGES)
@@ -506,7 +509,8 @@ def dying(store, name, tile, digest):
     if len(ticks) == 5:
         os._exit(9)
 ledger.tick = dying
-sm.ingest_cube(sys.argv[1], sys.argv[2], edges=[-90.0, -35.0, 0.0, 35.0, 90.0], tile_nside=2, threads=1).run(progress=False)
+edges = [-90.0, -35.0, 0.0, 35.0, 90.0]
+sm.ingest_cube(sys.argv[1], sys.argv[2], edges=edges, tile_nside=2, threads=1).run(progress=False)
 """
 
 

@@ -102,7 +102,7 @@ class FitKernel:
                     levels = [level_of(inside[name], everywhere) if self.shifts else 0.0 for name in names]
                     sums[number] = _Parts(np.array(levels))
                 if weights is None:
-                    weights = [_weights(noise, inside, blocks.cells) for noise in self.weights]
+                    weights = [pixel_weights(noise, inside, blocks.cells) for noise in self.weights]
                 moments, counts, bad = blocks(
                     [inside[name] for name in self.templates],
                     [inside[name] for name in self.targets],
@@ -151,7 +151,7 @@ class _Parts:
         return Sums(region, np.array(self._parts, np.int64), counts, moments, self.reference)
 
 
-def _weights(noise: WhiteNoise | None, inside: Mapping[str, NDArray[Any]], size: int) -> NDArray[Any]:
+def pixel_weights(noise: WhiteNoise | None, inside: Mapping[str, NDArray[Any]], size: int) -> NDArray[Any]:
     """Return 1 / variance, NaN where the map holds no noise; ones where the residuals are to say it."""
     if noise is None or noise.name is None:
         return np.broadcast_to(np.float64(1.0 if noise is None else noise.factor**-2), (size,))

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from .engine.fit import fit as fit
     from .engine.ingest import ingest as ingest
     from .engine.ingest_cube import ingest_cube as ingest_cube
+    from .engine.kmeans import kmeans as kmeans
+    from .engine.kmeans_search import kmeans_search as kmeans_search
+    from .engine.kmeans_stability import kmeans_stability as kmeans_stability
     from .engine.mask import mask as mask
     from .engine.plan import Plan as Plan
     from .engine.polarization import polarization as polarization
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
     from .engine.resample import resample as resample
     from .engine.residual import hand_down as hand_down
     from .engine.residual import residual as residual
+    from .engine.simplify import simplify as simplify
     from .engine.simulate import simulate as simulate
     from .engine.slopes import slopes as slopes
     from .engine.smooth import smooth as smooth
@@ -85,6 +89,9 @@ _HOMES = {
     "hand_down": "engine.residual:hand_down",
     "ingest": "engine.ingest:ingest",
     "ingest_cube": "engine.ingest_cube:ingest_cube",
+    "kmeans": "engine.kmeans:kmeans",
+    "kmeans_search": "engine.kmeans_search:kmeans_search",
+    "kmeans_stability": "engine.kmeans_stability:kmeans_stability",
     "mask": "engine.mask:mask",
     "models": "models",
     "open": "chunking.store:open",
@@ -96,6 +103,7 @@ _HOMES = {
     "reddening": "engine.reddening:reddening",
     "resample": "engine.resample:resample",
     "residual": "engine.residual:residual",
+    "simplify": "engine.simplify:simplify",
     "simulate": "engine.simulate:simulate",
     "slopes": "engine.slopes:slopes",
     "smooth": "engine.smooth:smooth",
@@ -145,6 +153,10 @@ __all__ = [  # noqa: RUF022 - in the order of the work, which is also the order 
     "spectra",
     "smooth",
     "synthesize",
+    "kmeans",
+    "kmeans_stability",
+    "kmeans_search",
+    "simplify",
     "export",
     "models",
     "errors",

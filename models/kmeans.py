@@ -7,6 +7,7 @@ over a store.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,7 @@ __all__ = [
     "InMemory",
     "Moments",
     "Passes",
+    "Progress",
     "Scaling",
     "State",
     "Statistics",
@@ -195,6 +197,28 @@ class Clusters:
         return Clusters(self.scaled[chosen], self.scaling, reordered, self.inertia, self.iterations, self.converged)
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far the search for clusters has come; what it continues from.
+
+    Parameters
+    ----------
+    attempt : int
+        The start that is being iterated.
+    state : State, optional
+        Of its iterations; None where it has not begun.
+    best : Clusters, optional
+        Of the starts before it.
+    done : bool
+        Whether `best` is what was sought.
+    """
+
+    attempt: int = 0
+    state: State | None = None
+    best: Clusters | None = None
+    done: bool = False
+
+
 def lloyd(
     passes: Passes,
     scaling: Scaling,
@@ -285,6 +309,8 @@ def cluster_voxels(
     n_init: int = 1,
     tolerance: float = 1e-4,
     max_iterations: int = 300,
+    begin: Progress | None = None,
+    keep: Callable[[Progress], None] | None = None,
 ) -> Clusters:
     """Return k clusters of voxels: attributes standardised, weighted, started, iterated, the best of some starts.
 
@@ -306,6 +332,10 @@ def cluster_voxels(
         Starts; the one with the least inertia counts.
     tolerance, max_iterations
         See `lloyd`.
+    begin : Progress, optional
+        Where an earlier call was stopped.
+    keep : callable, optional
+        Called with the progress after every iteration.
 
     Raises
     ------
@@ -316,18 +346,27 @@ def cluster_voxels(
     check_k(k, moments.count)
     made = Scaling.of(moments, weights_of(None) if weights is None else weights) if scaling is None else scaling
     check_scaling(made, k)
-    best: Clusters | None = None
-    for attempt in range(1 if not isinstance(init, str) else n_init):
-        centres = (
-            start(passes, made, k, seed=seed, attempt=attempt, init=init)
-            if isinstance(init, str)
-            else made.scaled(init)
-        )
-        found = lloyd(passes, made, State(centres), tolerance=tolerance, max_iterations=max_iterations)
+    now = begin or Progress()
+    attempts = n_init if isinstance(init, str) else 1
+    while not now.done:
+        state, best = now.state, now.best
+        if state is None and isinstance(init, str):
+            state = State(start(passes, made, k, seed=seed, attempt=now.attempt, init=init))
+        elif state is None:
+            state = State(made.scaled(np.asarray(init, np.float64)))
+        watch = None if keep is None else functools.partial(_tell, keep, now)
+        found = lloyd(passes, made, state, tolerance=tolerance, max_iterations=max_iterations, keep=watch)
         if best is None or found.inertia < best.inertia:
             best = found
-    assert best is not None
-    return best
+        now = Progress(now.attempt + 1, None, best, now.attempt + 1 == attempts)
+        if keep is not None:
+            keep(now)
+    assert now.best is not None
+    return now.best
+
+
+def _tell(keep: Callable[[Progress], None], now: Progress, state: State) -> None:
+    keep(Progress(now.attempt, state, now.best))
 
 
 def check_k(k: int, voxels: int) -> None:

@@ -79,7 +79,7 @@ def statistics(voxels: Voxels, scaling: Scaling, centres: Floats) -> Statistics:
         sums.pixels += np.einsum("kb,ib->ki", given.sum(axis=2), voxels.summed[:, slab])
         # What is settled is no candidate of anything any more.
         possible[:, slab] &= ~settled & (voxels.count[slab] > 0)
-    _look(voxels, lines, possible.reshape(len(centres), -1), sums)
+    _look(voxels, lines, possible.reshape(len(centres), voxels.count.size), sums)
     return Statistics(
         np.rint(sums.counts).astype(np.int64),
         sums.columns,

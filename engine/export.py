@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -11,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..chunking import objects
 from ..chunking import store as stores
 from ..chunking.errors import IdentityError, InputError, OrderingError, nearest
 from ..chunking.fits_values import Blank
 from ..chunking.fits_write import Output, OutputColumn, allocate, header_bytes, listed, write_tile
+from ..chunking.schema import MapInfo
 from . import ledger
 from .arguments import checked
 from .mapping import make_executor, set_aside_error
@@ -29,6 +32,39 @@ from .worker import Worker, parse_bytes, peak_memory
 
 ORDERINGS = ("nested", "ring")
 BLANKS = ("unseen", "nan")
+MAX_COLUMNS = 999  # FITS standard 4.0, section 7.3
+
+
+@dataclass(frozen=True)
+class Part:
+    """A map that is exported, or channels of a cube.
+
+    Parameters
+    ----------
+    name : str
+        Of the map or cube.
+    channels : tuple of int
+        First channel of a cube, and the one behind the last; (0, 0) for a map.
+    """
+
+    name: str
+    channels: tuple[int, int] = (0, 0)
+
+    def columns(self, known: MapInfo) -> tuple[OutputColumn, ...]:
+        """Return the columns of the file: one a map, one a channel of a cube."""
+        labels = [f"{self.name}_{channel:03d}" for channel in range(*self.channels)] or [self.name]
+        return tuple(OutputColumn(label, known.unit, known.dtype) for label in labels)
+
+
+def _read(store: str, parts: Sequence[Part], tile: int) -> list[NDArray[Any]]:
+    """Return a tile of all columns, each (cells,)."""
+    values: list[NDArray[Any]] = []
+    for part in parts:
+        length = stores.tile_length(store, part.name)
+        wanted = slice(*part.channels) if part.channels[1] else None
+        found = stores.read_cells(store, part.name, tile * length, (tile + 1) * length, wanted)
+        values += [found] if wanted is None else list(found)
+    return values
 
 
 @dataclass(frozen=True)
@@ -36,10 +72,10 @@ class _CountTask:
     """Counts the pixels of a tile that a partial-sky file lists."""
 
     store: str
-    names: tuple[str, ...]
+    parts: tuple[Part, ...]
 
     def __call__(self, tile: int) -> int:
-        return int(np.count_nonzero(listed([stores.read_tile(self.store, name, tile) for name in self.names])))
+        return int(np.count_nonzero(listed(_read(self.store, self.parts, tile))))
 
 
 @dataclass(frozen=True)
@@ -47,14 +83,14 @@ class _WriteTask:
     """Writes one tile of the maps into the file."""
 
     store: str
-    names: tuple[str, ...]
+    parts: tuple[Part, ...]
     output: Output
     # Of a partial-sky file: the row at which each tile begins.
     first_rows: dict[int, int]
 
     def __call__(self, tile: int) -> TileRecord:
         began = time.perf_counter()
-        values = [stores.read_tile(self.store, name, tile) for name in self.names]
+        values = _read(self.store, self.parts, tile)
         read = time.perf_counter()
         write_tile(self.output, tile, values, self.first_rows.get(tile, 0))
         seconds = {"read": read - began, "write": time.perf_counter() - read}
@@ -78,14 +114,15 @@ def export(
     """Return the plan that writes maps of a sky store into a HEALPix FITS file.
 
     The file has one column a map, named like the map, with its unit; readers of HEALPix files (healpy.read_map, for
-    one) get back the same numbers bit for bit.  It appears under its name only when it is whole.
+    one) get back the same numbers bit for bit.  A cube becomes a column a channel, NAME_000, NAME_001, and so on, with
+    the velocities in the history of the header.  The file appears under its name only when it is whole.
 
     Parameters
     ----------
     store : path or URL
         The sky store.
     names : str or sequence of str
-        Maps, all finished.
+        Maps and cubes, all finished; "NAME[3]" is one channel of a cube.
     path : path
         The file, which all workers must see.
     ordering : {"nested", "ring"}
@@ -108,7 +145,7 @@ def export(
     Raises
     ------
     MissingMapError
-        If the store does not hold a map.
+        If the store does not hold a map or cube.
     FormatError
         If a map is unfinished.
     IdentityError
@@ -127,13 +164,15 @@ def export(
     where = stores.address(store)
     chosen = (names,) if isinstance(names, str) else tuple(names)
     _check(chosen, ordering, blank)
-    stores.require_maps(where, chosen)
+    parts = _parts(where, chosen)
     final = _file(path, overwrite)
     tiling = stores.tiling_of(where)
     known = stores.infos(where)
-    columns = tuple(OutputColumn(name, known[name].unit, known[name].dtype) for name in chosen)
-    history = [f"map {name}: digest {ledger.map_digest(where, name)}" for name in chosen]
-    tiles = observed_in_any(where, chosen) if partial else list(range(tiling.n_tiles))
+    columns = tuple(column for part in parts for column in part.columns(known[part.name]))
+    _check_columns(columns)
+    held = tuple(dict.fromkeys(part.name for part in parts))
+    history = [f"map {name}: digest {ledger.map_digest(where, name)}" for name in held] + _velocities(where, parts)
+    tiles = observed_in_any(where, held) if partial else list(range(tiling.n_tiles))
     temporary = str(final.with_name(f".{final.name}.partial"))
     output = Output(temporary, tiling, columns, ordering, partial, blank, start=0, rows=0)
     width = sum(np.dtype(column.dtype).itemsize for column in columns)
@@ -146,7 +185,7 @@ def export(
         going = tiles
         if partial:
             counts: dict[int, int] = {}
-            _window(_CountTask(where, chosen), tiles, run, "count", counts.__setitem__, report)
+            _window(_CountTask(where, parts), tiles, run, "count", counts.__setitem__, report)
             going = [tile for tile in tiles if counts[tile]]
             rows = 0
             for tile in going:
@@ -165,7 +204,7 @@ def export(
         try:
             allocate(filled, header)
             _window(
-                _WriteTask(where, chosen, filled, first_rows),
+                _WriteTask(where, parts, filled, first_rows),
                 going,
                 run,
                 "export",
@@ -218,6 +257,48 @@ def _window(
             executor.close()
     if report.set_aside:
         raise set_aside_error(report)
+
+
+def _parts(where: str, names: Sequence[str]) -> tuple[Part, ...]:
+    """Return what the names stand for: a map, a cube, or "NAME[3]", a channel of a cube."""
+    split = [re.fullmatch(r"(.+)\[(\d+)\]", name) for name in names]
+    stores.require_maps(
+        where, [name if match is None else match[1] for name, match in zip(names, split, strict=True)], cubes=True
+    )
+    parts = []
+    for name, match in zip(names, split, strict=True):
+        held = name if match is None else match[1]
+        count = stores.channel_count(where, held)
+        if match is None:
+            parts.append(Part(held, (0, count)))
+        elif int(match[2]) >= count:
+            has = f"has channels 0 to {count - 1}" if count else "is a map, which has no channels"
+            raise InputError(f"{name!r} came, but {held!r} in {where} {has}.")
+        else:
+            parts.append(Part(held, (int(match[2]), int(match[2]) + 1)))
+    return tuple(parts)
+
+
+def _check_columns(columns: Sequence[OutputColumn]) -> None:
+    names = [column.name for column in columns]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"the file would have two columns {twice}; export one of them to a file of its own.")
+    if len(columns) > MAX_COLUMNS:
+        raise InputError(f"{len(columns)} columns came; a FITS table has at most {MAX_COLUMNS}. Export fewer channels.")
+
+
+def _velocities(where: str, parts: Sequence[Part]) -> list[str]:
+    """Return the channels of cubes as lines of the header."""
+    channels = stores.channels_of(where)
+    if channels is None:
+        return []
+    lines = []
+    for part in parts:
+        for channel in range(*part.channels):
+            low, high = channels.edges[channel]
+            lines.append(f"{part.name}_{channel:03d}: {low:.9g} to {high:.9g} km/s")
+    return lines
 
 
 def _check(names: Sequence[str], ordering: str, blank: str) -> None:

@@ -19,8 +19,7 @@ from .used_pixels import UsedPixels
 if TYPE_CHECKING:
     import xarray as xr
 
-type Where = str | Region
-type Regions = Where | Mapping[str, Where] | None
+type Regions = str | Region | Sequence[str | Region] | Mapping[str, Any] | None
 
 EVERYWHERE = "all"
 
@@ -108,7 +107,7 @@ def areas_of(store: str, mask: str | None, region: Regions) -> dict[str, UsedPix
         Address of the store.
     mask : str, optional
         Name of a mask map; see `masks.weight_values`.
-    region : str, Region or mapping, optional
+    region : str, Region, sequence of them, or mapping, optional
         Conditions or a region, or several by name; default the whole sky.
 
     Raises

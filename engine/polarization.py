@@ -98,7 +98,7 @@ def polarization(
     noise: float | str | None = None,
     jackknife: int | None = 16,
     mask: str | None = None,
-    region: str | Region | Mapping[str, str | Region] | None = None,
+    region: str | Region | Sequence[str | Region] | Mapping[str, Any] | None = None,
     threads: int | None = None,
     memory: int | str | None = None,
 ) -> Plan[xr.Dataset]:
@@ -129,8 +129,8 @@ def polarization(
         nside of the patches of sky that are left out one by one for the error; None takes pixels as independent.
     mask : str, optional
         Mask map; see `skymill.mask`.
-    region : str, Region or mapping, optional
-        Pixels to use, or several regions by name, as they were given to the fit.
+    region : str, Region, sequence of them, or mapping, optional
+        Pixels to use (see `skymill.mask`), or several regions by name, as they were given to the fit.
     threads, memory : optional
         What this process may use, as for `predict`.
 

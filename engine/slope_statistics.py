@@ -10,13 +10,17 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..chunking import store as stores
+from ..chunking.errors import InputError
 from ..models.fingerprints import Bands, Fingerprint, brightness_ratio
 from ..models.slopes import Method, correlation, formal_error, jackknife, line_slope
 from ..models.verdicts import Verdict, classify
-from .block_moments import BlockMoments, block_numbers
+from .block_moments import BlockMoments, block_numbers, block_shift, merge_blocks
 from .gas_model import GasModel
 from .map_noise import MapNoise
 from .moments import Floats
+from .plan import Run
+from .region_pass import reduce_regions
 
 type Scaling = Literal["gas", "regression", "mbb"]
 SCALINGS: Final = ("gas", "regression", "mbb")
@@ -51,7 +55,7 @@ class SlopeKernel:
         start = tile * self.tile_npix
         others = [name for name in (self.low, self.third) if name is not None]
         variances = [noise.sigma(inputs, self.tile_npix) ** 2 for noise in self.noise]
-        found = {}
+        found: dict[str, BlockMoments] = {}
         for model in self.models:
             used = model.holds(start, inputs)
             for name in others:
@@ -60,7 +64,9 @@ class SlopeKernel:
                 used &= np.isfinite(row)
             rows = [*model.parts(inputs), *(inputs[name].astype(np.float64) for name in others), *variances]
             values = np.stack([row[used] for row in rows])
-            found[model.region] = BlockMoments.of(block_numbers(start, used, self.shift), values)
+            here = BlockMoments.of(block_numbers(start, used, self.shift), values)
+            # Several models may serve parts of one region.
+            found[model.region] = found[model.region].merge(here) if model.region in found else here
         return found
 
 
@@ -135,6 +141,87 @@ class SlopeRule:
         shared = high if band == HIGH else np.zeros_like(high)
         rows = [np.stack([high, shared], axis=-1), np.stack([shared, own + scale**2 * low], axis=-1)]
         return np.stack(rows, axis=-2)
+
+
+@dataclass(frozen=True)
+class SlopeRequest:
+    """What `slopes` was asked, ready to be measured.
+
+    Parameters
+    ----------
+    store : str
+        Address of the store.
+    models : tuple of GasModel
+        Of the high band; those of one region name are taken together.
+    low, third : str or None
+        Maps.
+    noise : tuple of MapNoise
+        See `SlopeKernel`.
+    rule : SlopeRule
+        How slopes are measured.
+    expected : tuple of Fingerprint
+        What causes would give.
+    judge : mapping
+        Options of `classify`.
+    jackknife : int or None
+        nside of blocks.
+    """
+
+    store: str
+    models: tuple[GasModel, ...]
+    low: str
+    third: str | None
+    noise: tuple[MapNoise, ...]
+    rule: SlopeRule
+    expected: tuple[Fingerprint, ...]
+    judge: Mapping[str, float]
+    jackknife: int | None
+
+    @property
+    def more(self) -> tuple[str, ...]:
+        """Maps that must have a value beside those of the models."""
+        names = (self.low, self.third, *(each.name for each in self.noise))
+        return tuple(dict.fromkeys(name for name in names if name is not None))
+
+    @property
+    def bands(self) -> list[str]:
+        """The high, the low and the third band."""
+        return [name for name in (self.models[0].target, self.low, self.third) if name is not None]
+
+    @property
+    def frequencies(self) -> list[float]:
+        """Of `bands`, in GHz."""
+        known = self.rule.bands
+        return [known.high, known.low, known.third][: len(self.bands)]
+
+    @property
+    def residuals(self) -> list[str]:
+        """Names of the residuals r(low)."""
+        high = self.models[0].target
+        return [f"{self.low} -> {name}" for name in (high, self.third) if name is not None]
+
+    def gather(self, run: Run) -> dict[str, BlockMoments]:
+        """Return the moments of every region, from one pass."""
+        tiling = stores.tiling_of(self.store)
+        shift = block_shift(tiling, self.jackknife)
+        kernel = SlopeKernel(self.models, self.low, self.third, self.noise, tiling.tile_npix, shift)
+        nothing = {each.region: BlockMoments() for each in self.models}
+        return reduce_regions(kernel, self.store, self.models, self.more, merge_blocks, nothing, run, "slopes")
+
+    def judged(self, moments: BlockMoments) -> SlopeFound:
+        """Return the slopes of one region and what they say.
+
+        Raises
+        ------
+        InputError
+            If there is nothing to leave out.
+        """
+        if self.jackknife is not None and moments.keys.size < 2:
+            raise InputError(
+                f"all pixels lie in one patch of nside {self.jackknife}, which cannot be left out; give a larger "
+                "`jackknife`, or None."
+            )
+        return measure_slopes(moments, self.rule, self.expected, self.judge, blocks=self.jackknife is not None)
 
 
 @dataclass(frozen=True, eq=False)

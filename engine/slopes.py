@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,13 +16,13 @@ from ..models.slopes import METHODS, Method
 from ..models.verdicts import NONE
 from .arguments import check_choice, checked
 from .band_frequencies import frequency_of
-from .block_moments import BlockMoments, block_shift, merge_blocks
-from .gas_model import Regions, areas_of, gas_models
+from .block_moments import block_shift
+from .gas_model import GasModel, Regions, areas_of, gas_models
 from .map_noise import MapNoise
 from .plan import Plan, Run
-from .region_pass import reduce_regions, refuse_nothing, region_plan
+from .region_pass import refuse_nothing, region_plan
 from .region_tables import region_dataset
-from .slope_statistics import SCALINGS, Scaling, SlopeFound, SlopeKernel, SlopeRule, measure_slopes
+from .slope_statistics import SCALINGS, Scaling, SlopeFound, SlopeRequest, SlopeRule
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -52,7 +52,7 @@ def slopes(
     reject: float = 0.01,
     jackknife: int | None = 16,
     mask: str | None = None,
-    region: str | Region | Mapping[str, str | Region] | None = None,
+    region: str | Region | Sequence[str | Region] | Mapping[str, Any] | None = None,
     threads: int | None = None,
     memory: int | str | None = None,
 ) -> Plan[xr.Dataset]:
@@ -102,8 +102,8 @@ def slopes(
         gives errors that are too small.
     mask : str, optional
         Mask map; see `skymill.mask`.
-    region : str, Region or mapping, optional
-        Pixels to use, or several regions by name, as they were given to the fit.
+    region : str, Region, sequence of them, or mapping, optional
+        Pixels to use (see `skymill.mask`), or several regions by name, as they were given to the fit.
     threads, memory : optional
         What this process may use, as for `predict`.
 
@@ -140,63 +140,89 @@ def slopes(
     ('residual',)
     """
     where = stores.address(store)
+    areas = areas_of(where, mask, region)
+    request = slope_request(
+        where,
+        gas_models(where, high, areas, fit=fit, model=model, offset_matters=False),
+        low=low,
+        third=third,
+        scaling=scaling,
+        method=method,
+        noise=noise,
+        frequencies=frequencies,
+        mean_temperature=mean_temperature,
+        beta=beta,
+        beta_per_kelvin=beta_per_kelvin,
+        pivot=pivot,
+        judge={"tolerance": tolerance, "third_tolerance": third_tolerance, "reject": reject},
+        jackknife=jackknife,
+    )
+
+    def execute(run: Run) -> xr.Dataset:
+        moments = request.gather(run)
+        counts = [int(moments[each.region].count.sum()) for each in request.models]
+        refuse_nothing(request.models, counts, request.more, FEWEST_PIXELS)
+        found = [request.judged(moments[each.region]) for each in request.models]
+        attributes = {"store": where, "method": method, "scaling": scaling, "frequencies_ghz": request.frequencies}
+        return slope_dataset(found, request, list(areas), region, attributes)
+
+    size = 8 * (12 + 4 * len(request.bands))
+    return region_plan(
+        "slopes", where, request.models, request.more, execute, bytes_a_pixel=size, threads=threads, memory=memory
+    )
+
+
+def slope_request(
+    store: str,
+    models: tuple[GasModel, ...],
+    *,
+    low: str,
+    third: str | None = None,
+    scaling: Scaling = "gas",
+    method: Method = "ols",
+    noise: Mapping[str, float | str] | None = None,
+    frequencies: Mapping[str, float] | None = None,
+    mean_temperature: float = 20.0,
+    beta: float = 1.5,
+    beta_per_kelvin: float = -0.06,
+    pivot: float = 353.0,
+    judge: Mapping[str, float] | None = None,
+    jackknife: int | None = 16,
+) -> SlopeRequest:
+    """Return what is to be measured, checked; parameters as for `slopes`, `models` those of the high band."""
     check_choice("scaling", scaling, SCALINGS)
     check_choice("method", method, METHODS)
-    areas = areas_of(where, mask, region)
-    models = gas_models(where, high, areas, fit=fit, model=model, offset_matters=False)
+    high = models[0].target
     bands = [name for name in (high, low, third) if name is not None]
     if len(set(bands)) < len(bands):
         raise InputError(f"maps {', '.join(bands)} came for the high, low and third band; give different ones.")
-    stores.require_maps(where, bands)
-    _check_unit(where, bands)
-    noises = _noises(where, bands, method, noise)
+    stores.require_maps(store, bands)
+    _check_unit(store, bands)
+    noises = _noises(store, bands, method, noise)
     given = dict(frequencies or {})
     unknown = sorted(set(given) - set(bands))
     if unknown:
         raise InputError(f"`frequencies` came for {', '.join(unknown)}; the bands are {', '.join(bands)}.")
-    known = {name: frequency_of(where, name, given.get(name), option="frequencies") for name in bands}
+    known = {name: frequency_of(store, name, given.get(name), option="frequencies") for name in bands}
     ghz = Bands(known[low], known[high], known[third] if third else max(THIRD_GHZ, 2 * known[high]))
     expected = fingerprints(
         ghz, temperature=mean_temperature, beta=beta, beta_per_kelvin=beta_per_kelvin, pivot_ghz=pivot
     )
-    tiling = stores.tiling_of(where)
-    more = tuple(dict.fromkeys([*bands[1:], *(each.name for each in noises if each.name is not None)]))
-    kernel = SlopeKernel(models, low, third, noises, tiling.tile_npix, block_shift(tiling, jackknife))
+    block_shift(stores.tiling_of(store), jackknife)
     rule = SlopeRule(method, scaling, ghz, third is not None, mean_temperature, beta)
-    judge = {"tolerance": tolerance, "third_tolerance": third_tolerance, "reject": reject}
-
-    def execute(run: Run) -> xr.Dataset:
-        nothing = {each.region: BlockMoments() for each in models}
-        moments = reduce_regions(kernel, where, models, more, merge_blocks, nothing, run, "slopes")
-        refuse_nothing(models, [int(moments[each.region].count.sum()) for each in models], more, FEWEST_PIXELS)
-        found = []
-        for each in models:
-            here = moments[each.region]
-            if jackknife is not None and here.keys.size < 2:
-                raise InputError(
-                    f"all pixels lie in one patch of nside {jackknife}, which cannot be left out; give a larger "
-                    "`jackknife`, or None."
-                )
-            found.append(measure_slopes(here, rule, expected, judge, blocks=jackknife is not None))
-        residuals = [f"{low} -> {high}", *([f"{low} -> {third}"] if third else [])]
-        attributes = {"store": where, "method": method, "scaling": scaling, "frequencies_ghz": list(known.values())}
-        columns = [[each.slope, each.third_slope][: len(residuals)] for each in expected]
-        return slope_dataset(found, residuals, columns, list(areas), region, attributes)
-
-    return region_plan(
-        "slopes", where, models, more, execute, bytes_a_pixel=8 * (12 + 4 * len(bands)), threads=threads, memory=memory
-    )
+    return SlopeRequest(store, models, low, third, noises, rule, expected, judge or {}, jackknife)
 
 
 def slope_dataset(
     found: list[SlopeFound],
-    residuals: list[str],
-    expected: list[list[float]],
+    request: SlopeRequest,
     names: list[str],
     region: Regions,
     attributes: Mapping[str, object],
 ) -> xr.Dataset:
     """Return slopes and verdicts by region; see `slopes`."""
+    residuals = request.residuals
+    expected = [[each.slope, each.third_slope][: len(residuals)] for each in request.expected]
     verdicts = [each.verdict for each in found]
     none = dict.fromkeys(CAUSES, np.nan)
 

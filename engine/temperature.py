@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +75,7 @@ def temperature(
     conservative_temperature: float = 25.0,
     noise: float | str | None = None,
     mask: str | None = None,
-    region: str | Region | Mapping[str, str | Region] | None = None,
+    region: str | Region | Sequence[str | Region] | Mapping[str, Any] | None = None,
     out_store: stores.StoreAddress | None = None,
     overwrite: bool = False,
     threads: int | None = None,
@@ -111,8 +111,8 @@ def temperature(
         the variance.
     mask : str, optional
         Mask map; see `skymill.mask`.
-    region : str, Region or mapping, optional
-        Pixels to use, or several regions by name, as they were given to the fit.
+    region : str, Region, sequence of them, or mapping, optional
+        Pixels to use (see `skymill.mask`), or several regions by name, as they were given to the fit.
     out_store : str or path, optional
         Store to write into, of the same nside and frame; default `store` itself.
     overwrite : bool

@@ -6,6 +6,7 @@ NumPy alone but for the numbers of pixels, which `geometry` turns from RING to N
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -142,7 +143,9 @@ def weighted(values: NDArray[Any], weights: Floats, held: NDArray[np.bool_]) -> 
     return np.where(held & (total > 0), mean, np.nan)
 
 
-def gather(read: Callable[[int, int], NDArray[Any]], cells: Ints, tiling: Tiling, dtype: str) -> NDArray[Any]:
+def gather(
+    read: Callable[[int, int], NDArray[Any]], cells: Ints, tiling: Tiling, dtype: str, threads: int = 1
+) -> NDArray[Any]:
     """Return the values of pixels in any order, (...), each chunk read once.
 
     Parameters
@@ -155,6 +158,8 @@ def gather(read: Callable[[int, int], NDArray[Any]], cells: Ints, tiling: Tiling
         The grid.
     dtype : str
         Of the values.
+    threads : int
+        Reads at once, each of neighbouring chunks: worth while where each waits for a network.
 
     Examples
     --------
@@ -163,13 +168,28 @@ def gather(read: Callable[[int, int], NDArray[Any]], cells: Ints, tiling: Tiling
     """
     numbers, places = np.unique(cells, return_inverse=True)
     found = np.empty(numbers.shape, dtype)
-    for start, stop, inside in runs(numbers, tiling):
+
+    def take(run: tuple[int, int, slice]) -> None:
+        start, stop, inside = run
         found[inside] = read(start, stop)[numbers[inside] - start]
+
+    if threads == 1:
+        for run in runs(numbers, tiling):
+            take(run)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            for _ in pool.map(take, runs(numbers, tiling)):  # each keeps the pixels that are wanted, not its chunks
+                pass
     return found[places].reshape(cells.shape)
 
 
 def interpolate(
-    read: Callable[[int, int], NDArray[Any]], lon: ArrayLike, lat: ArrayLike, tiling: Tiling, how: str = "bilinear"
+    read: Callable[[int, int], NDArray[Any]],
+    lon: ArrayLike,
+    lat: ArrayLike,
+    tiling: Tiling,
+    how: str = "bilinear",
+    threads: int = 1,
 ) -> Floats:
     """Return the values of a map at positions, (...) float64, NaN where the pixel that holds one has no value.
 
@@ -183,6 +203,8 @@ def interpolate(
         The grid.
     how : {"nearest", "bilinear"}
         The value of the pixel that holds a position, or the four around it (`bilinear`, `weighted`).
+    threads : int
+        As for `gather`.
 
     Raises
     ------
@@ -197,7 +219,8 @@ def interpolate(
     """
     cells = geometry.lonlat_pixels(tiling.nside, lon, lat)
     if how == "nearest":
-        return gather(read, cells, tiling, "float32").astype(np.float64)
+        return gather(read, cells, tiling, "float32", threads).astype(np.float64)
     pixels, weights = bilinear(tiling.nside, lon, lat)
-    values = gather(read, np.concatenate([pixels, cells[np.newaxis]]), tiling, "float32").astype(np.float64)
+    wanted = np.concatenate([pixels, cells[np.newaxis]])
+    values = gather(read, wanted, tiling, "float32", threads).astype(np.float64)
     return weighted(values[:4], weights, np.isfinite(values[4]))

@@ -22,6 +22,9 @@ from .store import StoreAddress
 from .tiling import Tiling
 from .units import conversion
 
+# At once, of a bucket: each waits tens of milliseconds for its first byte.
+_READS_FROM_AFAR = 16
+
 
 class ReddeningQuery:
     """Reddening E(B-V) in mag at positions of the sky, read from a map of a sky store.
@@ -202,10 +205,11 @@ class ReddeningQuery:
         order = np.argsort(cells, kind="stable")
         found = np.empty(cells.size)
         lon_in_order, lat_in_order = longitude.reshape(-1)[order], latitude.reshape(-1)[order]
+        threads = 1 if objects.is_local(self._store) or cells.size == 1 else _READS_FROM_AFAR
         for start in range(0, cells.size, geometry.BLOCK):
             part = slice(start, start + geometry.BLOCK)
             found[order[part]] = interpolate(
-                self._read, lon_in_order[part], lat_in_order[part], self._tiling, self._interpolation
+                self._read, lon_in_order[part], lat_in_order[part], self._tiling, self._interpolation, threads
             )
         values: Floats = found.reshape(longitude.shape)[()] * self._factor
         return values

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import healpy as hp
 import numpy as np
@@ -95,6 +97,8 @@ def test_a_chunk_is_read_once():
     cells = np.array([[700, 3], [64, 3], [3071, 65]])
     assert (gather(read, cells, tiling, "int64") == cells).all()
     assert seen == [(0, 128), (640, 704), (3008, 3072)]
+    assert (gather(read, cells, tiling, "int64", threads=3) == cells).all()
+    assert sorted(seen) == sorted(2 * [(0, 128), (640, 704), (3008, 3072)])
 
 
 # The query
@@ -226,6 +230,34 @@ def test_no_heavy_library_is_loaded_to_ask(store):
     )
     told = subprocess.run([sys.executable, "-c", work], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "[]"
+
+
+def test_a_map_in_a_bucket_is_asked_by_many_reads_at_once(store, monkeypatch):
+    from skymill.chunking import objects, query
+
+    lon, lat = places(2000)
+    want = sm.ReddeningQuery(store, interpolation="bilinear").ebv(lon, lat)
+    afar = sm.ReddeningQuery(store, interpolation="bilinear", cached_chunks=2)
+    monkeypatch.setattr(query, "objects", SimpleNamespace(is_local=lambda where: False, exists=objects.exists))
+    monkeypatch.setattr(stores, "read_cells", slowly(stores.read_cells, waiting := []))
+    np.testing.assert_array_equal(afar.ebv(lon, lat), want)
+    assert max(waiting) > 1
+
+
+def slowly(read, waiting):
+    """A read that takes its time, and notes how many are under way."""
+    under_way = []
+
+    def reading(*args):
+        under_way.append(args)
+        waiting.append(len(under_way))
+        time.sleep(0.02)
+        try:
+            return read(*args)
+        finally:
+            under_way.remove(args)
+
+    return reading
 
 
 # Bad input

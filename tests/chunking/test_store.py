@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
-from skies import BANDS, INTENSITY, Total, make_sky
+from skies import BANDS, INTENSITY, Total, make_sky, write_map
 from skymill.chunking import errors, objects
 from skymill.chunking import store as stores
+from skymill.chunking.query import ReddeningQuery
 from skymill.chunking.schema import KINDS, MapInfo, describe, kind_of, validate
 from skymill.engine.mapping import map_plan
 
@@ -268,3 +269,11 @@ def test_a_store_in_a_bucket_is_a_store(bucket, tmp_path):
     assert objects.get(remote, "no/such/key") is None
     with pytest.raises(errors.StoreNotFoundError):
         stores.open(f"{bucket}/nothing.zarr")
+
+
+def test_reddening_is_asked_of_a_bucket(bucket):
+    values = np.arange(12 * 8**2, dtype="f4")
+    remote = write_map(f"{bucket}/ebv.zarr", 8, values, "ebv", quantity="reddening", unit="mag")
+    lon, lat = stores.tiling_of(remote).lonlat(np.arange(values.size))
+    ring = stores.tiling_of(remote).to_ring(np.arange(values.size))
+    np.testing.assert_array_equal(ReddeningQuery(remote, "ebv").ebv(lon, lat), values[ring])

@@ -89,7 +89,7 @@ def gas_channels(count: int = 41) -> Channels:
     Examples
     --------
     >>> channels = gas_channels()
-    >>> channels.count, round(channels.width[20], 2), round(channels.width[0], 2), round(channels.edges.max(), 6)
+    >>> channels.count, round(channels.width[20], 2), round(channels.width[0], 2), round(float(channels.edges.max()), 6)
     (41, 1.61, 7.1, 90.0)
     """
     step = np.linspace(-1.0, 1.0, count + 1)

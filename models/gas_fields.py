@@ -30,7 +30,7 @@ COVER_FLOOR: Final = 0.06  # what is left of a cloud outside
 VELOCITY_SCATTER: Final = 0.7  # of the mean of a cloud's components, in steps from one to the next
 HII_COLUMN: Final = 0.65  # 1e20 cm^-2 towards the poles, about 21 pc/cm^3
 HII_SCATTER: Final = 0.25
-HII_WITH_HI: Final = 0.6  # correlation of the logarithms of ionised and of local atomic gas, beside the latitude
+HII_WITH_HI: Final = 0.75  # correlation of the logarithms of ionised and of local atomic gas, beside the latitude
 MOLECULAR_ABOVE: Final = 10.0  # 1e20 cm^-2, where molecules begin to grow with the column and not with its square
 # Lensing of the CMB: C_l of the convergence, about that of the standard model.
 KAPPA_LEVEL: Final = 1.6e-7

@@ -81,7 +81,10 @@ class GasRecipe:
     sky: GasSky
     order: int
 
-    noise_needs_truth: tuple[str, ...] = ()
+    @property
+    def noise_needs_truth(self) -> tuple[str, ...]:
+        """Noises whose level follows the brightness: none."""
+        return ()
 
     @property
     def fields(self) -> tuple[str, ...]:

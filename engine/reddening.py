@@ -28,7 +28,7 @@ from .reddening_map import (
     upsampled_templates,
 )
 from .reddening_regions import area_of, pixels_of, regions_of
-from .reddening_report import dataset_json, write_reddening
+from .reddening_report import write_reddening
 from .reddening_scatter import (
     BYTES_A_PIXEL,
     BYTES_A_VALUE,
@@ -38,6 +38,9 @@ from .reddening_scatter import (
     over_tiles,
     scatter_numbers,
 )
+from .region_tables import dataset_json
+from .selection import BLOCK as SELECTION_BLOCK
+from .selection import BLOCK_BYTES as SELECTION_BYTES
 from .selection import Where, described
 from .targets import output_store
 from .worker import Worker, parse_bytes
@@ -223,6 +226,7 @@ def reddening(
             memory={
                 "templates": BYTES_A_VALUE * (2 * len(names) + 1) * size + 2 * len(chosen) * size,
                 "interpolation": BLOCK_BYTES if raised else 0,
+                "positions": min(SELECTION_BYTES, SELECTION_BYTES // SELECTION_BLOCK * size),
             },
             worker=worker,
             overwrite=overwrite,

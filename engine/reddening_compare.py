@@ -18,7 +18,7 @@ from ..models.gls import NormalEquations, accumulate
 from .arguments import checked
 from .plan import Plan, Run
 from .reddening_regions import area_of, pixels_of, regions_of
-from .reddening_report import dataset_json, write_comparison
+from .reddening_report import write_comparison
 from .reddening_scatter import (
     BYTES_A_PIXEL,
     BYTES_A_VALUE,
@@ -28,6 +28,9 @@ from .reddening_scatter import (
     over_tiles,
     scatter_numbers,
 )
+from .region_tables import dataset_json
+from .selection import BLOCK as SELECTION_BLOCK
+from .selection import BLOCK_BYTES as SELECTION_BYTES
 from .selection import Where, described
 from .worker import Worker, parse_bytes
 
@@ -187,6 +190,7 @@ def compare_reddening(
             "codecs": 12 * size,
             "values": BYTES_A_VALUE * columns * len(chosen) * size,
             "residuals": BYTES_A_PIXEL * size + _BLOCK_BYTES,
+            "positions": min(SELECTION_BYTES, SELECTION_BYTES // SELECTION_BLOCK * size),
         },
         notes=[f"{target} against {', '.join(names)} in {', '.join(chosen)}"],
         account=dataset_json,

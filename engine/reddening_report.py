@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from .figures import save
 from .figures_reddening import residual_figure
 from .records import write_text
-from .report import Page, fixed, make_directory, number, plain
+from .region_tables import dataset_json
+from .report import Page, fixed, make_directory, number
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -19,16 +19,44 @@ if TYPE_CHECKING:
 FIGURE = "residuals.png"
 
 
-def dataset_json(found: xr.Dataset) -> str:
-    """Return a result as JSON: every variable with its dimensions and unit, NaN as null.
+def summary(found: xr.Dataset) -> str:
+    """Return a result as a table for people, in mmag; of `reddening` or `compare_reddening`.
+
+    Parameters
+    ----------
+    found : xarray.Dataset
+        What its run returned.
 
     Examples
     --------
     >>> import xarray as xr
-    >>> json.loads(dataset_json(xr.Dataset({"scatter": ("region", [4.1])})))["data_vars"]["scatter"]["data"]
-    [4.1]
+    >>> numbers = {"coefficient": ((("region", "template")), [[11.0, -0.9]]), "scatter": ("region", [4.1])}
+    >>> print(summary(xr.Dataset(numbers, {"region": ["ngc"], "template": ["nhi", "offset"]})))
+    region  nhi  offset  scatter
+    ngc      11    -0.9      4.1
     """
-    return json.dumps(plain(found.to_dict()), indent=2, allow_nan=False)
+    regions = [str(name) for name in found["region"].values]
+    if "map" in found.dims:
+        keys: tuple[str, ...] = ("slope", "offset", "scatter", "robust_scatter")
+        rows = [["region", "map", *keys]]
+        for region in regions:
+            for name in found["map"].values.tolist():
+                one = found.sel(region=region, map=name)
+                rows.append([region, str(name), *(number(float(one[key])) for key in keys)])
+    else:
+        names = [str(name) for name in found["template"].values]
+        keys = tuple(key for key in ("scatter", "robust_scatter") if key in found)
+        rows = [["region", *names, *keys]]
+        for region in regions:
+            one = found.sel(region=region)
+            coefficients = [float(one["coefficient"].sel(template=name)) for name in names]
+            rows.append([region, *(number(value) for value in (*coefficients, *(float(one[key]) for key in keys)))])
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
 
 
 def write_comparison(found: xr.Dataset, scatters: Sequence[Sequence[Any]], out_dir: str | os.PathLike[str]) -> Path:

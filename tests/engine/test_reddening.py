@@ -260,8 +260,8 @@ def test_the_folder_holds_numbers_and_figure(stores_of, tmp_path):
         report=tmp_path / "report.json"
     )
     kept = json.loads((tmp_path / "out" / "reddening.json").read_text())
-    assert kept["data_vars"]["coefficient"]["data"] == found["coefficient"].values.tolist()
-    assert json.loads((tmp_path / "report.json").read_text())["attrs"]["target"] == "ebv_sfd"
+    assert kept["variables"]["coefficient"]["values"] == found["coefficient"].values.tolist()
+    assert json.loads((tmp_path / "report.json").read_text())["attributes"]["target"] == "ebv_sfd"
     assert (tmp_path / "out" / "residuals.png").stat().st_size > 5000
     page = (tmp_path / "out" / "index.html").read_text()
     assert f"{float(found['coefficient'][0, 0]):.4f}" in page

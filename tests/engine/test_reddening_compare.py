@@ -12,6 +12,7 @@ from skies import write_map
 from skymill.chunking.errors import InputError, MissingMapError, UnitError
 from skymill.engine.figures_reddening import density
 from skymill.engine.histograms import Histogram
+from skymill.engine.reddening_report import summary
 from skymill.engine.reddening_scatter import SCALE, LinearModel, Scatter
 
 NSIDE = 32
@@ -119,9 +120,11 @@ def test_the_folder_holds_numbers_and_figure(store, tmp_path):
     assert not (tmp_path / "out").exists()
     found = plan.run(report=tmp_path / "report.json")
     kept = json.loads((tmp_path / "out" / "comparison.json").read_text())
-    assert kept["data_vars"]["scatter"]["data"] == found["scatter"].values.tolist()
-    assert json.loads((tmp_path / "report.json").read_text())["data_vars"].keys() == kept["data_vars"].keys()
+    assert kept["variables"]["scatter"]["values"] == found["scatter"].values.tolist()
+    assert json.loads((tmp_path / "report.json").read_text())["variables"] == kept["variables"]
     assert (tmp_path / "out" / "residuals.png").stat().st_size > 5000
+    assert "milli" not in summary(found)
+    assert f"{float(found['scatter'][1, 0]):.4g}" in summary(found).splitlines()[3]
     page = (tmp_path / "out" / "index.html").read_text()
     assert f"{float(found['scatter'][1, 0]):.3f}" in page
     assert json.loads(found.attrs["region"]) == {"ngc": "ngc", "sgc": "sgc"}

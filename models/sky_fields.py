@@ -227,7 +227,13 @@ def gaussian(
         alm = ducc0.sht.rotate_alm(alm, LMAX, *_euler(rotation("galactic", frame)), nthreads=1)
     grid = ducc0.healpix.Healpix_Base(BASE_NSIDE, "RING").sht_info()
     ring = ducc0.sht.synthesis(alm=alm[np.newaxis], spin=0, lmax=LMAX, nthreads=1, **grid)[0]
-    return np.asarray(ring[nested_to_ring(BASE_NSIDE, np.arange(12 * 4**BASE_ORDER, dtype=np.int64))])
+    return np.asarray(ring[_ring_numbers()])
+
+
+@lru_cache(maxsize=1)
+def _ring_numbers() -> NDArray[np.int64]:
+    """Return the RING numbers of all pixels of the base resolution, in NESTED order."""
+    return nested_to_ring(BASE_NSIDE, np.arange(12 * 4**BASE_ORDER, dtype=np.int64))
 
 
 def _euler(matrix: Doubles) -> tuple[float, float, float]:

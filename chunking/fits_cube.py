@@ -188,11 +188,12 @@ def _vector(
         one = map_of(path, table, column, pixel, nside)
         return CubeFile((one,), f"column {column.name} of {where}, an ordinary map of nside {one.nside}")
     width = column.dtype.itemsize
-    parts = (
+    parts = [
         replace(column, name=f"{column.name}[{channel}]", repeat=1, offset=column.offset + channel * width)
         for channel in range(column.repeat)
-    )
-    maps = tuple(map_of(path, table, part, pixel, nside) for part in parts)
+    ]
+    one = map_of(path, table, parts[0], pixel, nside)
+    maps = tuple(replace(one, column=part) for part in parts)
     return CubeFile(maps, f"column {column.name} of {where}, whose rows are pixels")
 
 
@@ -257,25 +258,29 @@ def _image(path: str, image: Image, nside: int | None, count: int | None) -> Cub
     if str(image.value("ORDERING") or "").upper() == "NUNIQ":
         raise OrderingError(f"{where} is a multi-resolution map (NUNIQ); bring it to one nside first.")
 
+    first = FitsMap(
+        path=path,
+        compressed=is_gzipped(path),
+        hdu=image.hdu,
+        column=column,
+        pixel=None,
+        nside=math.isqrt(pixels // 12),
+        ordering=said(image.value("ORDERING")),
+        frame=said(image.value("COORDSYS")),
+        unit=said(column.unit),
+        first_pixel=0,
+        n_pixels=pixels,
+        start=image.start,
+        row_bytes=row,
+        rows=pixels,
+        bad_values=tuple(v for v in bad if v is not None and not math.isclose(v, UNSEEN, rel_tol=1e-6)),
+        facts={key: image.value(key) for key in FACTS if image.value(key) is not None},
+    )
+
     def channel(number: int) -> FitsMap:
-        return FitsMap(
-            path=path,
-            compressed=is_gzipped(path),
-            hdu=image.hdu,
-            column=replace(column, name=f"channel {number}", number=number + 1, offset=0 if along else size * number),
-            pixel=None,
-            nside=math.isqrt(pixels // 12),
-            ordering=said(image.value("ORDERING")),
-            frame=said(image.value("COORDSYS")),
-            unit=said(column.unit),
-            first_pixel=0,
-            n_pixels=pixels,
-            start=image.start + (number * pixels * size if along else 0),
-            row_bytes=row,
-            rows=pixels,
-            bad_values=tuple(v for v in bad if v is not None and not math.isclose(v, UNSEEN, rel_tol=1e-6)),
-            facts={key: image.value(key) for key in FACTS if image.value(key) is not None},
-        )
+        offset, start = (0, number * pixels * size) if along else (size * number, 0)
+        part = replace(column, name=f"channel {number}", number=number + 1, offset=offset)
+        return replace(first, column=part, start=image.start + start)
 
     stated, reverse = _stated(image, axes[1 - along], channels)
     maps = tuple(channel(number) for number in range(channels))

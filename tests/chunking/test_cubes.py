@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -226,3 +227,5 @@ def test_the_data_dictionary_says_which_arrays_may_be_cubes():
     assert "| `velocity` | `channel` | float64 | km / s |" in table
     assert r"| `[A-Za-z]\w*` | `cells`; `channel, cells` | float32 |" in table
     assert r"| `pred_\w+` | `cells` | float32 |" in table
+    text = (Path(sm.__file__).parent / "chunking" / "DESIGN.md").read_text()
+    assert f"<!-- schema -->\n{table}\n" in text

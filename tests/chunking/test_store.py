@@ -15,6 +15,7 @@ import zarr
 from skies import BANDS, INTENSITY, Total, make_sky, write_map
 from skymill.chunking import errors, objects
 from skymill.chunking import store as stores
+from skymill.chunking.channels import Channels
 from skymill.chunking.query import ReddeningQuery
 from skymill.chunking.schema import KINDS, MapInfo, describe, kind_of, validate
 from skymill.engine.mapping import map_plan
@@ -269,6 +270,35 @@ def test_a_store_in_a_bucket_is_a_store(bucket, tmp_path):
     assert objects.get(remote, "no/such/key") is None
     with pytest.raises(errors.StoreNotFoundError):
         stores.open(f"{bucket}/nothing.zarr")
+
+
+def test_a_cube_in_a_bucket_is_a_cube(bucket, tmp_path):
+    info = MapInfo("n_hi", "intensity", "K", dims=("channel", "cells"))
+    for where in (remote := f"{bucket}/cube.zarr", local := str(tmp_path / "cube.zarr")):
+        stores.create(where, 8, frame="galactic", tile_nside=2)
+        plan = map_plan(
+            "make", Spectra(), target=where, writes=[info], channels=Channels.from_edges([-90, -35, 35, 90])
+        )
+        assert plan.run().counts == {"computed": 48}
+        assert plan.run().counts == {"verified": 48}
+        np.testing.assert_array_equal(stores.read_cells(where, "n_hi", 16, 32, slice(1, 3)), Spectra.of(1)[1:])
+    assert stores.observed_tiles(remote, ["n_hi"]) == stores.observed_tiles(local, ["n_hi"]) == tuple(range(1, 48))
+    assert stores.channels_of(remote) == stores.channels_of(local)
+    xr.testing.assert_identical(stores.open(remote).drop_attrs().compute(), stores.open(local).drop_attrs().compute())
+    assert not stores.is_stored(remote, "n_hi", 0)
+    assert stores.is_stored(remote, "n_hi", 1)
+
+
+class Spectra:
+    """Makes a spectrum for each pixel; tile 0 has none."""
+
+    @staticmethod
+    def of(tile):
+        values = np.arange(3 * 16, dtype=np.float32).reshape(3, 16) + tile
+        return values if tile else np.full_like(values, np.nan)
+
+    def __call__(self, tile, inputs):
+        return {"n_hi": self.of(tile)}
 
 
 def test_reddening_is_asked_of_a_bucket(bucket):

@@ -269,7 +269,7 @@ def mask(
             },
             worker=Worker.here(threads, parse_bytes(memory)),
             overwrite=overwrite,
-            notes=_notes(discs, tiling),
+            notes=_notes(selection, discs, tiling),
         )
 
     kept = None if digest is None else _KeptDiscs(address, digest)
@@ -342,9 +342,15 @@ def _keep(kept: _KeptDiscs, discs: Discs, *, anyway: bool) -> None:
             raise
 
 
-def _notes(discs: Discs | None, tiling: Tiling) -> list[str]:
+def _notes(selection: Selection, discs: Discs | None, tiling: Tiling) -> list[str]:
+    notes = [
+        f"{condition.text} keeps the pixels that are not to be used, where a `mask_` map is 1; is "
+        f"`not {condition.text}` meant?"
+        for condition in selection.conditions
+        if condition.text.startswith("mask_") and condition.text in selection.maps
+    ]
     if discs is None:
-        return []
+        return notes
     reach = float(np.degrees(geometry.pixel_radius(tiling.nside)))
     small = int(np.count_nonzero(discs.table[:, 2] < reach))
     note = f"{discs.count:,} discs around sources"
@@ -353,7 +359,7 @@ def _notes(discs: Discs | None, tiling: Tiling) -> list[str]:
             f", {small:,} of them smaller than {reach * 60:.2g} arcmin, the radius of a pixel: where such a disc holds "
             "no centre of a pixel it takes nothing out"
         )
-    return [note]
+    return [*notes, note]
 
 
 def _report(

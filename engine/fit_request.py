@@ -196,7 +196,7 @@ def _check_names(names: Sequence[str], targets: Sequence[str], offset: bool) -> 
     both = sorted(set(names) & set(targets))
     if both:
         raise InputError(f"{', '.join(map(repr, both))} came as template and as target; it would be fitted by itself.")
-    if OFFSET in names:
+    if offset and OFFSET in names:
         raise InputError(f"a template is called {OFFSET!r}, as the constant of the fit is; give that map another name.")
 
 

@@ -115,23 +115,15 @@ def solve_correlated(
     ----------
     Cheng et al. 2025, arXiv:2411.12801, equation 9, with the noise and CIB that its fits leave out.
     """
-    where = stores.address(store)
-    nside = used.tiling.nside
-    spectra, lmax = noise_spectra(spectrum, targets, nside, lmax)
-    white = {
-        name: white_noise(where, name, noise.get(name) if isinstance(noise, Mapping) else noise) for name in targets
-    }
+    problem = _Problem.of(store, used, templates, targets, noise, spectrum, lmax, offset)
     if not (np.isfinite(tolerance) and 0 < tolerance < 1):
         raise InputError(f"`tolerance` {tolerance!r} came; a relative residual between 0 and 1 is expected.")
     if max_iterations < 1:
         raise InputError(f"`max_iterations` {max_iterations!r} came; at least 1 is expected.")
     here = run.worker if run.client is None else Worker.here()
-    groups = _groups(targets, spectra, white)
-    columns = len(templates) + offset + max(len(group) for group in groups)
-    noise_maps = tuple(dict.fromkeys(each.name for each in white.values() if each.name is not None))
-    names = (*templates, *targets, *(name for name in noise_maps if name not in (*templates, *targets)))
-    _fit_into_memory(where, used, names, columns, lmax, here, run)
-    pixels, values = gather_used(where, used, names, run)
+    _fit_into_memory(problem, here, run)
+    nside, names = used.tiling.nside, problem.names
+    pixels, values = gather_used(problem.store, used, names, run)
     row = {name: place for place, name in enumerate(names)}
     count = len(templates) + offset
     result = CorrelatedSolution(
@@ -142,15 +134,15 @@ def solve_correlated(
         pixels=pixels.size,
         iterations=(),
         reached=(),
-        lmax=lmax,
+        lmax=problem.lmax,
     )
     design = values[: len(templates)]
     iterations, reached = [0] * len(targets), [0.0] * len(targets)
-    for group in groups:
+    for group in problem.groups:
         first = group[0]
-        each = white[first]
+        each = problem.white[first]
         variance = each.variance(None if each.name is None else values[row[each.name]], pixels.size)
-        operator = HarmonicNoise(nside, pixels, spectra[first], variance, here.threads)
+        operator = HarmonicNoise(nside, pixels, problem.spectra[first], variance, here.threads)
         fit = correlated_gls(
             design,
             values[[row[name] for name in group]],
@@ -169,6 +161,84 @@ def solve_correlated(
             iterations[band], reached[band] = fit.iterations, fit.reached
     result["iterations"], result["reached"] = tuple(iterations), tuple(reached)
     return result
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What is to be solved, as far as it is known before a pixel is read; made by `_Problem.of`."""
+
+    store: str
+    used: UsedPixels
+    names: tuple[str, ...]  # maps that are gathered, templates and targets first
+    spectra: dict[str, Floats]
+    white: dict[str, WhiteNoise]
+    groups: list[list[str]]  # targets by equal noise
+    columns: int  # of the largest group
+    lmax: int
+
+    @classmethod
+    def of(
+        cls,
+        store: stores.StoreAddress,
+        used: UsedPixels,
+        templates: Sequence[str],
+        targets: Sequence[str],
+        noise: Mapping[str, Noise] | Noise,
+        spectrum: Spectrum,
+        lmax: int | None,
+        offset: bool,
+    ) -> _Problem:
+        """Return the problem, all that was said of noise checked; parameters as those of `solve_correlated`."""
+        where = stores.address(store)
+        for what, given in (("templates", templates), ("targets", targets)):
+            twice = [name for name in dict.fromkeys(given) if list(given).count(name) > 1]
+            if twice:
+                raise InputError(f"{twice[0]!r} came twice in `{what}`; give every map once.")
+        spectra, last = noise_spectra(spectrum, targets, used.tiling.nside, lmax)
+        own = {name: noise.get(name) if isinstance(noise, Mapping) else noise for name in targets}
+        white = {name: white_noise(where, name, each) for name, each in own.items()}
+        groups = _groups(targets, spectra, white)
+        columns = len(templates) + offset + max(len(group) for group in groups)
+        noise_maps = [each.name for each in white.values() if each.name is not None]
+        names = tuple(dict.fromkeys((*templates, *targets, *noise_maps)))
+        return cls(where, used, names, spectra, white, groups, columns, last)
+
+    def memory(self, pixels: int) -> dict[str, int]:
+        """Return the bytes that so many pixels take, by part."""
+        return needed_memory(self.used.tiling.nside, pixels, len(self.names), self.columns, self.lmax)
+
+    @property
+    def most_pixels(self) -> int:
+        """Pixels of the tiles that may hold some that are used."""
+        return len(self.used.tiles(tuple(stores.observed_tiles(self.store, self.names)))) * self.used.tiling.tile_npix
+
+
+def planned_memory(
+    store: stores.StoreAddress,
+    used: UsedPixels,
+    templates: Sequence[str],
+    targets: Sequence[str],
+    noise: Mapping[str, Noise] | Noise,
+    spectrum: Spectrum,
+    lmax: int | None,
+    offset: bool,
+) -> dict[str, int]:
+    """Return the bytes, by part, that `solve_correlated` takes at most in the process that solves, for its plan.
+
+    Every pixel of a tile that may be used counts; what a mask leaves is counted only when it runs.
+
+    Parameters
+    ----------
+    store, used, templates, targets, noise, spectrum, lmax, offset
+        As those of `solve_correlated`, and checked as there.
+
+    Raises
+    ------
+    InputError
+        As `solve_correlated` does.
+    """
+    problem = _Problem.of(store, used, templates, targets, noise, spectrum, lmax, offset)
+    return problem.memory(problem.most_pixels)
 
 
 def _groups(targets: Sequence[str], spectra: Mapping[str, Floats], white: Mapping[str, WhiteNoise]) -> list[list[str]]:
@@ -285,20 +355,17 @@ def needed_memory(nside: int, pixels: int, maps: int, columns: int, lmax: int) -
     }
 
 
-def _fit_into_memory(
-    where: str, used: UsedPixels, names: tuple[str, ...], columns: int, lmax: int, here: Worker, run: Run
-) -> None:
+def _fit_into_memory(problem: _Problem, here: Worker, run: Run) -> None:
     """Raise MemoryLimitError where the pixels do not fit, counting them only where all there are might not."""
-    tiling = used.tiling
-    tiles = used.tiles(tuple(stores.observed_tiles(where, names)))
+    tiling, names, columns, lmax = problem.used.tiling, problem.names, problem.columns, problem.lmax
     allowed = here.memory - RESERVED_BYTES
 
     def needed(pixels: int, multipole: int = lmax, nside: int = tiling.nside) -> int:
         return sum(needed_memory(nside, pixels, len(names), columns, multipole).values())
 
-    if needed(len(tiles) * tiling.tile_npix) <= allowed:
+    if needed(problem.most_pixels) <= allowed:
         return
-    pixels = sum(_reduced(_Gather(used, names, count_only=True), where, run))
+    pixels = sum(_reduced(_Gather(problem.used, names, count_only=True), problem.store, run))
     if needed(pixels) <= allowed:
         return
     fits = [f"memory={format_bytes(needed(pixels) + RESERVED_BYTES)}"]
@@ -313,7 +380,7 @@ def _fit_into_memory(
         nside //= 2
     if nside >= 1:
         fits.append(f"maps resampled to nside {nside} with lmax {min(lmax, 2 * nside)}")
-    parts = needed_memory(tiling.nside, pixels, len(names), columns, lmax).items()
+    parts = problem.memory(pixels).items()
     listing = ", ".join(f"{part} {format_bytes(size)}" for part, size in parts)
     raise MemoryLimitError(
         f"a fit with correlated noise holds its {pixels:,} pixels in one process, with {columns} columns and lmax "

@@ -124,7 +124,7 @@ def block_conjugate_gradients(
         back = None if lengths is None else _products(near, applied) @ lengths
         rank, before = len(residual), len(applied)
         for cells in _slices(right.shape[1]):
-            onward = near[:, cells] if back is None else near[:, cells] - back @ ahead[:before, cells]
+            onward = near[:, cells] if back is None else near[:, cells] - _mixed(back, ahead[:before, cells])
             ahead[:rank, cells] = onward
         ahead, applied = ahead[:rank], applied[:rank]
         _rows(apply, ahead, applied)
@@ -133,8 +133,8 @@ def block_conjugate_gradients(
         steps = _products(residual, ahead) @ lengths
         forward = mix.T @ steps
         for cells in _slices(right.shape[1]):
-            solution[:, cells] += forward @ ahead[:, cells]
-            residual[:, cells] -= steps @ applied[:, cells]
+            solution[:, cells] += _mixed(forward, ahead[:, cells])
+            residual[:, cells] -= _mixed(steps, applied[:, cells])
     raise RunError(
         f"the conjugate gradients have not converged: after {iteration} iterations the largest relative residual is "
         f"{np.max(reached):.2g}, {tolerance:g} is wanted. Noise that is strongly correlated up to `lmax` takes many: "
@@ -206,12 +206,12 @@ def correlated_gls(
     n_base = len(to_base)
     block = np.empty((n_base + len(data), cells))
     for part in _slices(cells):
-        block[:n_base, part] = to_base @ _columns(templates, offset, part)
+        block[:n_base, part] = _mixed(to_base, _columns(templates, offset, part))
         block[n_base:, part] = data[:, part]
     # What an unweighted fit leaves of the data.
     plain = _products(block[n_base:], block[:n_base]) / cells
     for part in _slices(cells):
-        block[n_base:, part] -= plain @ block[:n_base, part]
+        block[n_base:, part] -= _mixed(plain, block[:n_base, part])
     scale = np.sqrt(np.einsum("bc,bc->b", block[n_base:], block[n_base:]) / cells)
     sizes = np.array([np.abs(row).max() for row in data], np.float64)
     # A band that the templates explain to the last bit leaves nothing to solve for.
@@ -273,8 +273,8 @@ def _orthonormal_residuals(
         forth, back = root * base[:, kept].T * scale, base[:, kept].T / root / scale
         rank = len(forth)
         for cells in _slices(residual.shape[1]):
-            residual[:rank, cells] = back @ residual[:, cells]
-            near[:rank, cells] = back @ near[:, cells]
+            residual[:rank, cells] = _mixed(back, residual[:, cells])
+            near[:rank, cells] = _mixed(back, near[:, cells])
         residual, near, mix = residual[:rank], near[:rank], forth @ mix
         if attempt == 2 or size[kept][0] > _CANCELLED:
             break
@@ -307,7 +307,7 @@ def _orthonormal(templates: Values, offset: bool, labels: Sequence[str]) -> Floa
     square = np.zeros((len(templates), len(templates)))
     for part in _slices(cells):
         values = templates[:, part].astype(np.float64) - centre[:, None]
-        square += values @ values.T
+        square += _products(values, values)
     rms = np.sqrt(np.diag(square) / cells)
     largest = np.array([np.abs(row).max() for row in templates], np.float64)
     for place in np.flatnonzero(~(rms > 1e-7 * largest)).tolist():
@@ -345,11 +345,21 @@ def _rows(operator: Operator, rows: Floats, out: Floats) -> None:
         out[place] = operator(rows[place])
 
 
+# The products below go over the pixels without BLAS, whose threads would change the last bits; beside the transforms of
+# the sphere they take little time.
+
+
+def _mixed(matrix: Floats, rows: Floats) -> Floats:
+    """Return combinations of rows."""
+    found: Floats = np.einsum("ij,jp->ip", matrix, rows)
+    return found
+
+
 def _products(left: Floats, right: Floats) -> Floats:
     """Return the products of all rows with all rows, summed over slices in their order."""
     total = np.zeros((len(left), len(right)))
     for part in _slices(left.shape[1]):
-        total += left[:, part] @ right[:, part].T
+        total += np.einsum("ip,jp->ij", left[:, part], right[:, part])
     return total
 
 

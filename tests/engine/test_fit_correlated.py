@@ -11,7 +11,7 @@ from skies import write_map
 from skymill.chunking import store as stores
 from skymill.chunking.errors import InputError, MemoryLimitError, RunError, UnitError
 from skymill.engine import fit_correlated
-from skymill.engine.fit_correlated import needed_memory, solve_correlated
+from skymill.engine.fit_correlated import needed_memory, planned_memory, solve_correlated
 from skymill.engine.given_noise import noise_spectra
 from skymill.engine.harmonic_noise import HarmonicNoise
 from skymill.engine.plan import Run
@@ -241,6 +241,13 @@ def test_spectra_from_files_and_results(sky, tmp_path):
         assert np.array_equal(solve(sky, spectrum=given)["coefficient"], known["coefficient"])
 
 
+def test_a_target_that_is_a_template_and_one_that_is_the_noise(sky):
+    found = solve(sky, targets=("nhi", "i857"), noise={"nhi": 0.3, "i857": "sigma"})
+    assert np.allclose(found["coefficient"][0], [1, 0, 0], atol=1e-12)
+    compare(found, 1, sky, "i857", CIB, ring(sky, "sigma") ** 2)
+    assert np.isfinite(solve(sky, targets=("sigma",), noise="sigma")["coefficient"]).all()
+
+
 def test_an_offset_alone_and_a_template_alone(sky):
     found = solve(sky, templates=(), targets=("i545",))
     assert found["coefficient"].shape == (1, 1)
@@ -270,7 +277,9 @@ def test_an_offset_alone_and_a_template_alone(sky):
         ({"noise": "flawed", "mask": None}, r"noise map 'flawed' holds 0 \(1 such pixels"),
         ({"noise": "negative", "mask": None}, r"noise map 'negative' holds -1 \(1 such pixels"),
         ({"mask": "nothing"}, "no pixel of .* is used"),
-        ({"templates": ("nhi", "nhi")}, "nhi, nhi depend on each other"),
+        ({"templates": ("nhi", "nhi")}, "'nhi' came twice in `templates`"),
+        ({"targets": ("i857", "i857")}, "'i857' came twice in `targets`"),
+        ({"templates": ("sigma", "sigma_small")}, "sigma, sigma_small depend on each other"),
         ({"templates": ("nhi", "mask")}, "'mask' is constant"),
         ({"tolerance": 0.0}, "`tolerance` 0.0 came"),
         ({"max_iterations": 0}, "`max_iterations` 0 came"),
@@ -299,6 +308,16 @@ def test_memory_tells_what_fits_and_it_does(sky, monkeypatch):
     assert sum(needed_memory(NSIDE, int(pixels.replace(",", "")), 4, 5, LMAX).values()) <= 100_000
     assert int(nside) < NSIDE
     assert int(lmax) <= 2 * int(nside)
+
+
+def test_the_plan_knows_the_most_that_it_takes(sky):
+    used = UsedPixels.of(sky, "mask", "b > 0")
+    known = planned_memory(sky, used, TEMPLATES, TARGETS, "sigma", CIB, None, True)
+    assert known == needed_memory(NSIDE, NPIX, 5, 5, LMAX)
+    apart = planned_memory(sky, used, TEMPLATES, TARGETS, {"i545": "sigma", "i857": 0.3}, CIB, 10, False)
+    assert apart == needed_memory(NSIDE, NPIX, 5, 3, 10)
+    with pytest.raises(InputError, match="`noise` of 'i857' is not given"):
+        planned_memory(sky, used, TEMPLATES, TARGETS, {"i545": 0.3}, CIB, None, True)
 
 
 def test_spectra_by_target_and_for_all():

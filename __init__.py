@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .engine.connect import connect as connect
     from .engine.correlate import correlate as correlate
     from .engine.degrade import degrade as degrade
+    from .engine.diagnose import diagnose as diagnose
     from .engine.evaluate import evaluate as evaluate
     from .engine.export import export as export
     from .engine.fit import fit as fit
@@ -82,6 +83,7 @@ _HOMES = {
     "connect": "engine.connect:connect",
     "correlate": "engine.correlate:correlate",
     "degrade": "engine.degrade:degrade",
+    "diagnose": "engine.diagnose:diagnose",
     "errors": "chunking.errors",
     "evaluate": "engine.evaluate:evaluate",
     "export": "engine.export:export",
@@ -142,6 +144,7 @@ __all__ = [  # noqa: RUF022 - in the order of the work, which is also the order 
     "slopes",
     "profiles",
     "polarization",
+    "diagnose",
     "fit",
     "reddening",
     "compare_reddening",

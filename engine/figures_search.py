@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.figure import Figure
 
-_COLUMNS = 4
-
 
 def elbow_figure(found: xr.Dataset) -> Figure:
     """Return the least chi^2 of each number of clusters, all trials behind it, and the elbow.
@@ -63,7 +61,7 @@ def weights_figure(found: xr.Dataset) -> Figure:
         What `kmeans_search` returns.
     """
     numbers = found["k"].values
-    columns = min(_COLUMNS, len(numbers))
+    columns = int(np.ceil(np.sqrt(len(numbers))))
     rows = -(-len(numbers) // columns)
     figure = new_figure(2.6 * columns + 0.9, 2.7 * rows + 0.3)
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).reshape(-1)
@@ -100,7 +98,7 @@ def weights_figure(found: xr.Dataset) -> Figure:
             axes.set_xscale("log")
         if positive_n.all():
             axes.set_yscale("log")
-        axes.margins(0.18)
+        axes.margins(0.22)
         style(axes, title=f"k = {k}")
         note(axes, rf"$\chi^2$/dof {best:.4g}", "lower right")
     for axes in panels[len(numbers) :]:

@@ -115,6 +115,10 @@ def test_what_is_not_given_is_left_to_the_api() -> None:
         ("ingest --unit a=K_CMB --unit b=MJy/sr a=f b=g s", {"unit": {"a": "K_CMB", "b": "MJy/sr"}}),
         ("ingest --beam-fwhm-arcmin 5 a=f s", {"beam_fwhm_arcmin": 5.0}),
         ("ingest --beam-fwhm-arcmin a=5 a=f s", {"beam_fwhm_arcmin": {"a": 5.0}}),
+        (
+            "simulate gas s --nside 8 --options clouds=2 --options emissivities=[0.4,0.2]",
+            {"kind": "gas", "options": {"clouds": 2, "emissivities": [0.4, 0.2]}},
+        ),
         ("ratio s --temperature 20", {"temperature": 20.0}),
         ("ratio s --temperature dust_t", {"temperature": "dust_t"}),
         ("ratio s --wavelengths-um exact", {"wavelengths_um": "exact"}),

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import healpy as hp
 import numpy as np
@@ -232,6 +237,48 @@ def test_the_same_to_the_last_bit_for_any_number_of_threads(made, tmp_path):
     assert kept[0][0]
 
 
+@pytest.mark.slow
+def test_the_same_to_the_last_bit_on_a_cluster(made, tmp_path):
+    kept = []
+    with sm.connect(workers=2, threads=1, memory="1GB") as client:
+        for place, where in enumerate((None, client)):
+            coarse, fine = (shutil.copytree(w, tmp_path / f"{place}{i}").as_posix() for i, w in enumerate(made))
+            found = sm.reddening(coarse, ["nhi", "nhii"], native=fine).run(where)
+            kept.append(
+                (content(fine, "ebv"), found["coefficient"].values.tobytes(), found["scatter"].values.tobytes())
+            )
+            compared = sm.compare_reddening(coarse, "ebv_sfd", "ebv_sfd", slope=0.5).run(where)
+            kept[-1] += (compared["scatter"].values.tobytes(),)
+    assert kept[0] == kept[1]
+
+
+@pytest.mark.faults
+def test_killed_again_and_again_it_ends_in_the_same_bytes(stores_of, tmp_path):
+    coarse, fine = stores_of
+    other = shutil.copytree(fine, tmp_path / "other.zarr").as_posix()
+    work = (
+        "import sys, skymill as sm; sm.reddening(sys.argv[1], ['nhi', 'nhii'], native=sys.argv[2], jackknife=4).run()"
+    )
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-c", work, coarse, other], check=True, capture_output=True)
+    whole = time.monotonic() - began
+    chance, killed = random.Random(4), 0
+    while True:
+        child = subprocess.Popen([sys.executable, "-c", work, coarse, fine], stderr=subprocess.DEVNULL)
+        if killed < 3:
+            time.sleep(chance.uniform(0.5, 1.1) * whole)
+            child.kill()
+        code = child.wait()
+        if code == 0 and killed >= 3:
+            break
+        killed += code != 0
+        assert killed < 9
+        if code == 0:
+            shutil.rmtree(f"{fine}/ebv/c")  # done too soon: begin anew with what the ledger promises lost
+            killed += 1
+    assert content(fine, "ebv") == content(other, "ebv")
+
+
 def test_a_run_that_was_stopped_continues_and_mends(stores_of):
     coarse, fine = stores_of
     plan = sm.reddening(coarse, ["nhi", "nhii"], native=fine)
@@ -240,8 +287,6 @@ def test_a_run_that_was_stopped_continues_and_mends(stores_of):
     assert "ebv" not in stores.infos(fine)
     plan.run()
     before = content(fine, "ebv")
-    from pathlib import Path
-
     shard = sorted((Path(fine) / "ebv" / "c").iterdir())[3]
     shard.unlink()
     (Path(fine) / "ledger" / "ebv" / "c" / "5").unlink()

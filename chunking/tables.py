@@ -65,11 +65,11 @@ def read_table(path: str | os.PathLike[str], wanted: Sequence[str]) -> Table:
     where = Path(path)
     if not where.is_file():
         raise StoreNotFoundError(f"no file at {where}; give the path of a CSV file or of a FITS table.")
-    names = {name.lower() for name in wanted}
+    names = tuple(dict.fromkeys(name.lower() for name in wanted))
     return _fits(where, names) if where.name.lower().endswith(FITS_ENDINGS) else _csv(where, names)
 
 
-def _csv(where: Path, wanted: set[str]) -> Table:
+def _csv(where: Path, wanted: Sequence[str]) -> Table:
     try:
         with where.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.reader(line for line in file if line.strip() and not line.lstrip().startswith("#"))
@@ -91,7 +91,7 @@ def _number(where: Path, row: int, name: str, text: str) -> float:
         raise FormatError(f"{where}: row {row} has {text!r} in column {name!r}, where a number is expected.") from None
 
 
-def _fits(where: Path, wanted: set[str]) -> Table:
+def _fits(where: Path, wanted: Sequence[str]) -> Table:
     from astropy.io import fits
 
     try:
@@ -114,7 +114,7 @@ def _fits(where: Path, wanted: set[str]) -> Table:
     return Table(values, units)
 
 
-def _places(where: Path, head: list[str], wanted: set[str]) -> dict[str, int]:
+def _places(where: Path, head: list[str], wanted: Sequence[str]) -> dict[str, int]:
     """Return where the columns stand that are wanted and there."""
     twice = sorted(name for name in wanted if head.count(name) > 1)
     if twice:

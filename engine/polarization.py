@@ -58,7 +58,7 @@ class PolarizationKernel:
     def __call__(self, tile: int, inputs: dict[str, NDArray[Any]]) -> Gathered:
         """Return moments and the number of pixels without a positive brightness, by region, of one tile."""
         start = tile * self.tile_npix
-        intensity = self._intensity(inputs)
+        intensity = polarized_intensity(inputs, self.polarized, self.noise, self.tile_npix)
         found = {}
         for model in self.models:
             used = model.holds(start, inputs) & np.isfinite(intensity)
@@ -71,14 +71,18 @@ class PolarizationKernel:
             found[model.region] = BlockMoments.of(blocks, np.stack([fraction, residual])), dark
         return found
 
-    def _intensity(self, inputs: Mapping[str, NDArray[Any]]) -> Floats:
-        parts = [inputs[name].astype(np.float64) for name in self.polarized]
-        if len(parts) == 1 and self.noise is None:
-            return parts[0]
-        squares = parts[0] ** 2 if len(parts) == 1 else parts[0] ** 2 + parts[1] ** 2
-        if self.noise is not None:
-            squares = np.maximum(squares - self.noise.sigma(inputs, self.tile_npix) ** 2, 0.0)
-        return np.sqrt(squares)
+
+def polarized_intensity(
+    inputs: Mapping[str, NDArray[Any]], polarized: Sequence[str], noise: MapNoise | None, size: int
+) -> Floats:
+    """Return P of a tile, (cells,) float64, from its map or from Q and U, without what noise adds to its square."""
+    parts = [inputs[name].astype(np.float64) for name in polarized]
+    if len(parts) == 1 and noise is None:
+        return parts[0]
+    squares = parts[0] ** 2 if len(parts) == 1 else parts[0] ** 2 + parts[1] ** 2
+    if noise is not None:
+        squares = np.maximum(squares - noise.sigma(inputs, size) ** 2, 0.0)
+    return np.sqrt(squares)
 
 
 def _merge(mine: Gathered, theirs: Gathered) -> Gathered:

@@ -20,6 +20,10 @@ RUNS = {
     "predict, small batches": "report = sm.predict(folder + '/1380um', sky, threads=2, batch=8192).run()",
     "residual": "report = sm.residual(sky, 'i160', 'i250', threads=2).run()",
     "simulate": "report = sm.simulate('dust', folder + '/new.zarr', 1024, seed=1, threads=2).run()",
+    "simulate gas": (
+        "report = sm.simulate('gas', folder + '/gas.zarr', 512, seed=1, threads=2, maps=['n_hi', 'i857', 'p353'], "
+        "options={'clouds': 5, 'sigma_temperature': 1.0, 'mean_polarization': 0.1}).run()"
+    ),
     "degrade": "report = sm.degrade(sky, folder + '/coarse.zarr', 256, threads=2).run()",
     "synthesize": "report = sm.synthesize([1.0] * 2049, folder + '/g.zarr', nside=1024, threads=2).run()",
     "smooth": "report = sm.smooth(sky, 'i160', 10.0, method='harmonic', threads=2).run()",

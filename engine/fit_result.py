@@ -130,14 +130,12 @@ def correlated_fit(request: FitRequest, found: Mapping[str, Any]) -> RegionFit:
     """
     covariance = np.asarray(found["covariance"], np.float64)
     error = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
-    correlation = covariance / (error[:, :, None] * error[:, None, :])
     templates = len(request.templates)
-    inverse = np.linalg.inv(correlation)
-    inflation = np.diagonal(inverse, axis1=1, axis2=2).copy()
-    inflation[:, templates:] = np.nan
-    # The templates without the offset, which the errors have absorbed, are a design of their own.
+    # The templates beside an offset: what the normal equations of templates less their means would have been.
     inner = np.linalg.inv(covariance[:, :templates, :templates])
     scale = np.sqrt(np.diagonal(inner, axis1=1, axis2=2))
+    inflation = np.full(error.shape, np.nan)
+    inflation[:, :templates] = (error[:, :templates] * scale) ** 2
     values, vectors = np.linalg.eigh(inner / (scale[:, :, None] * scale[:, None, :]))
     indices = np.sqrt(values[:, -1:] / values)
     solution = Solution(
@@ -146,7 +144,7 @@ def correlated_fit(request: FitRequest, found: Mapping[str, Any]) -> RegionFit:
         np.asarray(found["chi2"], np.float64),
         int(found["pixels"]) - covariance.shape[-1],
         int(found["pixels"]),
-        indices[:, 0],
+        indices[:, 0] if templates else np.ones(len(indices)),
         inflation,
         vectors,
         indices,

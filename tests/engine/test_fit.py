@@ -1,4 +1,4 @@
-"""Template fits over a store against dense least squares on whole arrays; errors, regions, maps, what is refused."""
+"""Template fits over a store against dense least squares on whole arrays: noise, regions, errors, super-pixels."""
 
 from __future__ import annotations
 
@@ -8,81 +8,17 @@ import logging
 import numpy as np
 import pytest
 import skymill as sm
-from skies import content
 from skymill.chunking import store as stores
-from skymill.chunking.errors import IdentityError, InputError, MissingMapError, UnitError
-from skymill.chunking.schema import MapInfo
-from skymill.engine import fit as fit_module
+from skymill.chunking.errors import IdentityError, InputError
 from skymill.engine.fit_files import read_fit
-from skymill.engine.ledger import column
 from skymill.models.gls import accumulate
-
-NSIDE = 16
-TEMPLATES = ["nhi", "nhii", "nh2"]
-TARGETS = ["i857", "i353"]
-UNITS = {"nhi": "1e20 cm^-2", "nhii": "1e20 cm^-2", "nh2": "1e20 cm^-2", "mask": "1", "weight_w": "1"}
-UNITS |= {"variance": "MJy^2/sr^2", "sigma_kjy": "kJy/sr", "ebv": "mag"}
-
-
-def sky_maps(nside=NSIDE, seed=0):
-    """Templates, two targets with different noise, and masks; some pixels missing."""
-    rng = np.random.default_rng(seed)
-    size = 12 * nside**2
-    maps = {"nhi": rng.gamma(3.0, 1.0, size)}
-    maps["nhii"] = rng.gamma(2.0, 0.5, size) + 0.2 * maps["nhi"]
-    maps["nh2"] = rng.normal(0.0, 0.3, size)
-    maps["sigma"] = rng.uniform(0.05, 0.15, size)
-    maps = {name: values.astype(np.float32) for name, values in maps.items()}
-    gas = maps["nhi"].astype(float), maps["nhii"].astype(float)
-    maps["i857"] = 0.4 * gas[0] + 0.2 * gas[1] + 3.0 + maps["sigma"] * rng.normal(size=size)
-    maps["i353"] = 0.04 * gas[0] + 0.02 * gas[1] + 0.3 + 0.01 * rng.normal(size=size)
-    maps["ebv"] = maps["i353"] / 10
-    maps["variance"], maps["sigma_kjy"] = maps["sigma"].astype(float) ** 2, maps["sigma"].astype(float) * 1e3
-    maps["mask"] = (rng.random(size) < 0.8).astype(np.uint8)
-    maps["weight_w"] = np.where(rng.random(size) < 0.5, 0.0, 0.5)
-    maps["nhii"][rng.random(size) < 0.03] = np.nan
-    maps["i353"][rng.random(size) < 0.03] = np.nan
-    return {name: values if values.dtype == np.uint8 else values.astype(np.float32) for name, values in maps.items()}
-
-
-def write_store(path, maps, tile_nside=1, units=UNITS, nside=NSIDE):
-    where = str(path)
-    stores.create(where, nside, frame="galactic", tile_nside=tile_nside)
-    stores.create_maps(
-        where,
-        [MapInfo(name, name, units.get(name, "MJy/sr"), dtype=values.dtype.name) for name, values in maps.items()],
-    )
-    grid = stores.tiling_of(where)
-    for name, values in maps.items():
-        for tile in range(grid.n_tiles):
-            stores.write_tile(where, name, tile, values[grid.tile_slice(tile)])
-    return where
+from template_skies import NSIDE, TARGETS, TEMPLATES, dense, finite, run, sky_maps, write_store
 
 
 @pytest.fixture(scope="module")
 def sky(tmp_path_factory):
     maps = sky_maps()
     return write_store(tmp_path_factory.mktemp("fit") / "sky.zarr", maps), maps
-
-
-def run(store, templates=TEMPLATES, target=TARGETS, **options):
-    return sm.fit(store, templates, target, **options).run(progress=False)
-
-
-def finite(maps, names=(*TEMPLATES, *TARGETS)):
-    return np.isfinite([maps[name] for name in names]).all(axis=0)
-
-
-def dense(maps, used, target, sigma=None, templates=TEMPLATES, offset=True):
-    """Coefficients, covariance and chi^2 of one target by numpy.linalg.lstsq; without sigma from the residuals."""
-    columns = np.vstack([*(maps[name][used] for name in templates), np.ones(used.sum())]).astype(float)
-    columns = columns if offset else columns[:-1]
-    data = maps[target][used].astype(float)
-    root = np.ones(data.size) if sigma is None else 1 / sigma[used].astype(float)
-    theta = np.linalg.lstsq((columns * root).T, data * root, rcond=None)[0]
-    chi2 = float(((root * (data - theta @ columns)) ** 2).sum())
-    covariance = np.linalg.inv((columns * root) @ (columns * root).T)
-    return theta, covariance * (chi2 / (data.size - len(theta)) if sigma is None else 1.0), chi2
 
 
 def assert_equal(found, target, expected):
@@ -306,246 +242,29 @@ def test_a_ridge_lets_collinear_templates_be_fitted(tmp_path):
     )  # 0.4 + 0.2 x 0.2, as they were
 
 
-def read(where, name):
-    return sm.open(where)[name].values
-
-
-def test_maps_hold_model_residual_and_fraction(sky, tmp_path):
-    where, maps = sky
-    out = tmp_path / "out.zarr"
-    found = run(where, mask="mask", maps=True, out_store=out, jackknife=None)
-    columns = np.vstack([*(maps[name] for name in TEMPLATES), np.ones(12 * NSIDE**2)]).astype(float)
-    for target in TARGETS:
-        theta = found["coefficient"].sel(target=target).values
-        model = theta @ columns
-        np.testing.assert_allclose(read(out, f"fit_model_{target}"), model, rtol=1e-6)
-        left = maps[target] - model
-        np.testing.assert_allclose(read(out, f"fit_residual_{target}"), left, rtol=1e-5, atol=1e-7)
-        np.testing.assert_allclose(
-            read(out, f"fit_fraction_{target}"), left / (model - theta[-1]), rtol=1e-5, atol=1e-6
-        )
-    assert np.isfinite(model[maps["mask"] == 0]).any()  # outside the mask too
-    info = stores.info(out, "fit_fraction_i857")
-    assert (info.unit, stores.info(out, "fit_residual_i857").unit) == ("1", "MJy/sr")
-    known = info.provenance["coefficients"]["i857"]
-    assert known == dict(zip(found["template"].values, found["coefficient"].values[0], strict=True))
-    assert info.provenance["verb"] == "fit"
-    assert "fit_model_i857" not in stores.infos(where)
-
-
-def test_chosen_maps_in_the_store_itself(tmp_path):
-    where = write_store(tmp_path / "sky.zarr", sky_maps())
-    run(where, target="i857", maps=["residual"])
-    assert [name for name in stores.infos(where) if name.startswith("fit_")] == ["fit_residual_i857"]
-
-
-def test_each_region_gives_its_coefficients(sky, tmp_path):
-    where, maps = sky
-    out = tmp_path / "out.zarr"
-    regions = {"north": "b > 30", "all north": "b > 0", "south": "b < -30"}
-    found = run(where, target="i857", region=regions, maps=["model"], out_store=out, mask="mask")
-    grid = stores.tiling_of(where)
-    lat = grid.lonlat(np.arange(grid.npix))[1]
-    columns = np.vstack([*(maps[name] for name in TEMPLATES), np.ones(12 * NSIDE**2)]).astype(float)
-    rows = found["coefficient"].sel(target="i857").values @ columns
-    expected = np.where(lat > 30, rows[0], np.where(lat > 0, rows[1], np.where(lat < -30, rows[2], np.nan)))
-    np.testing.assert_allclose(read(out, "fit_model_i857"), expected, rtol=1e-6)
-
-
-def test_each_super_pixel_gives_its_coefficients(sky, tmp_path):
-    where, maps = sky
-    out = tmp_path / "out.zarr"
-    found = run(where, target="i857", region="b > 0", superpixels=2, maps=["model"], out_store=out)
-    columns = np.vstack([*(maps[name] for name in TEMPLATES), np.ones(12 * NSIDE**2)]).astype(float)
-    parent = np.arange(12 * NSIDE**2) // 64
-    table = np.full((48, 4), np.nan)
-    table[found["superpixel"].values] = found["coefficient"].sel(target="i857").values
-    np.testing.assert_allclose(read(out, "fit_model_i857"), (table[parent].T * columns).sum(0), rtol=1e-6)
-    assert not list((out / "ledger" / "fit").glob("*"))  # what tasks were handed is gone
-
-
-def test_maps_resume_and_are_the_same_bytes(tmp_path, monkeypatch):
-    maps = sky_maps()
-    where = write_store(tmp_path / "sky.zarr", maps)
-    whole = tmp_path / "whole.zarr"
-    run(where, maps=True, out_store=whole)
-    names = [name for name in stores.infos(whole) if name.startswith("fit_")]
-    assert len(names) == 6
-    from skymill.engine.fit_maps import FitMapsKernel
-
-    right = FitMapsKernel.__call__
-
-    def failing(self, tile, inputs):
-        if tile >= 7:
-            raise OSError(28, "No space left on device")
-        return right(self, tile, inputs)
-
-    monkeypatch.setattr(FitMapsKernel, "__call__", failing)
-    part = tmp_path / "part.zarr"
-    with pytest.raises(sm.errors.DiskFullError):
-        run(where, maps=True, out_store=part, threads=1)
-    done = int(np.count_nonzero(column(str(part), names[0])))
-    assert 0 < done < 12
-    plan = sm.fit(where, TEMPLATES, TARGETS, maps=True, out_store=part)
-    assert f"{12 - done} tiles to do" in str(plan)
-    monkeypatch.setattr(FitMapsKernel, "__call__", right)
-    plan.run(progress=False)
-    assert content(part, *names) == content(whole, *names)
-
-
-def test_maps_of_another_fit_are_not_overwritten(tmp_path):
-    where = write_store(tmp_path / "sky.zarr", sky_maps())
-    run(where, maps=["model"], target="i857")
-    with pytest.raises(IdentityError, match="fit_model_i857"):
-        sm.fit(where, TEMPLATES[:2], "i857", maps=["model"])
-    first = read(where, "fit_model_i857")
-    run(where, TEMPLATES[:1], maps=["model"], target="i857", overwrite=True)
-    assert not np.array_equal(read(where, "fit_model_i857"), first, equal_nan=True)
-
-
-def test_a_plan_writes_nothing_and_says_what_it_will_do(sky, tmp_path):
+def test_correlated_noise_of_no_power_is_none(sky):
     where, _ = sky
-    plan = sm.fit(where, TEMPLATES, TARGETS, maps=True, out_dir=tmp_path / "out", out_store=tmp_path / "out.zarr")
-    text = str(plan)
-    assert "3 templates to 2 targets in 1 regions" in text
-    assert "12 to do" in text
-    assert "model, residual, fraction" in text
-    assert list(tmp_path.iterdir()) == []
+    options = {"noise": {"i857": "sigma", "i353": 0.01}, "mask": "mask", "region": {"n": "b > 20", "s": "b < 0"}}
+    plain, found = (run(where, noise_spectrum=each, jackknife=None, **options) for each in (None, [0.0] * 9))
+    assert set(found.data_vars) == set(plain.data_vars)
+    for name in found.data_vars:
+        np.testing.assert_allclose(found[name], plain[name], rtol=1e-6, atol=1e-12)
+    assert json.loads(found.attrs["correlated_noise"])["n"]["lmax"] == 8
 
 
-def test_the_folder_holds_the_result_and_is_read_back(sky, tmp_path, monkeypatch):
+def test_correlated_noise_enlarges_errors(sky):
     where, _ = sky
-    options = {"noise": "sigma", "mask": "mask", "region": {"ngc": "ngc", "sgc": "sgc"}, "jackknife": 4}
-    found = run(where, out_dir=tmp_path / "out", **options)
-    for path in (tmp_path / "out", tmp_path / "out" / "fit.zarr"):
-        assert read_fit(path).identical(found)
-    known = json.loads((tmp_path / "out" / "fit.json").read_text())
-    assert known["regions"][1]["region"] == "sgc"
-    row = known["regions"][1]["targets"][0]
-    assert row["coefficient"]["nhi"] == float(found["coefficient"].sel(region="sgc", target="i857", template="nhi"))
-    assert row["unit"]["offset"] == "MJy/sr"
-    page = (tmp_path / "out" / "index.html").read_text()
-    for name in ("coefficients.png", "correlation_ngc.png", "correlation_sgc.png"):
-        assert (tmp_path / "out" / name).stat().st_size > 5000
-        assert name in page
-    assert "jackknife error" in page
-    monkeypatch.setattr(fit_module, "_fitted", None)  # nothing is computed again
-    assert run(where, out_dir=tmp_path / "out", **options).identical(found)
-    with pytest.raises(IdentityError, match="jackknife"):
-        sm.fit(where, TEMPLATES, TARGETS, out_dir=tmp_path / "out", **{**options, "jackknife": 2})
-    monkeypatch.undo()
-    other = run(where, out_dir=tmp_path / "out", overwrite=True, **{**options, "jackknife": 2})
-    assert read_fit(tmp_path / "out").identical(other)
-    with pytest.raises(sm.errors.FormatError, match="cannot be read as a fit"):
-        read_fit(tmp_path)
+    options = {"noise": "sigma", "target": "i857", "jackknife": None}
+    plain, found = (run(where, noise_spectrum=each, **options) for each in (None, [0.0, 0.0, *[1e-2] * 20]))
+    assert float(found["error"][0, 0]) > 1.1 * float(plain["error"][0, 0])
+    shorter = run(where, noise_spectrum=[0.0, 0.0, *[1e-2] * 20], lmax=5, **options)
+    assert json.loads(shorter.attrs["correlated_noise"])[""]["lmax"] == 5
+    assert not np.array_equal(shorter["error"], found["error"])
 
 
-def test_pages_of_super_pixels_and_statements(tmp_path):
-    maps = sky_maps()
-    maps["i857"] = (maps["i857"] * np.repeat(np.random.default_rng(3).normal(1, 0.2, 48), 64)).astype(np.float32)
-    where = write_store(tmp_path / "sky.zarr", maps)
-    run(where, jackknife=2, out_dir=tmp_path / "a")
-    assert "formal errors of i857 are too small" in (tmp_path / "a" / "index.html").read_text()
-    found = run(where, superpixels=2, out_dir=tmp_path / "b", maps=["model"], out_store=tmp_path / "o.zarr")
-    assert read_fit(tmp_path / "b").identical(found)
-    page = (tmp_path / "b" / "index.html").read_text()
-    assert "48 super-pixels of nside 2" in page
-    assert "fit_model_i857" in page
-
-
-def test_the_report_of_a_run_is_the_result(sky, tmp_path):
+def test_the_folder_of_a_fit_with_correlated_noise(sky, tmp_path):
     where, _ = sky
-    found = sm.fit(where, TEMPLATES, "i857").run(progress=False, report=tmp_path / "report.json")
-    known = json.loads((tmp_path / "report.json").read_text())
-    assert known["regions"][0]["targets"][0]["chi2"] == float(found["chi2"][0])
-
-
-def altered(tmp_path, **changes):
-    maps = sky_maps()
-    for name, change in changes.items():
-        maps[name] = change(maps[name]).astype(np.float32)
-    return write_store(tmp_path / "sky.zarr", maps)
-
-
-def hole(values, number):
-    values = values.copy()
-    values[100:103] = number
-    return values
-
-
-@pytest.mark.parametrize(
-    ("changes", "options", "words"),
-    [
-        ({"nh2": lambda v: 0 * v}, {}, "template 'nh2' is zero in all pixels"),
-        ({"nh2": lambda v: 0 * v + 2}, {}, "template 'nh2' is constant"),
-        ({"nh2": lambda v: np.nan * v}, {}, "map 'nh2' has no value"),
-        ({"nh2": lambda v: np.where(np.arange(v.size) < 5, v, np.nan)}, {"mask": "mask"}, "pixels are left for 4"),
-        ({}, {"region": "b > 95"}, "mask and region leave no pixel"),
-        ({}, {"region": {"a": "b > 0", "b": "b > 95"}}, "leave no pixel of region 'b'"),
-        ({"nh2": lambda v: 0 * v}, {"region": {"a": "b > 0"}}, "region 'a': template 'nh2' is zero"),
-        ({"nh2": lambda v: np.where(np.arange(v.size) % 2, v, np.nan),
-          "nhii": lambda v: np.where(np.arange(v.size) % 2, np.nan, v)}, {}, "there is none where all maps"),
-        ({"sigma": lambda v: hole(v, 0)}, {"noise": "sigma"}, r"noise map 'sigma' is zero, negative"),
-        ({"sigma": lambda v: hole(v, -0.1)}, {"noise": "sigma"}, r"in 3 pixels .* region=\"sigma > 0\""),
-        ({"sigma": lambda v: hole(v, np.nan)}, {"noise": "sigma"}, "in 3 pixels"),
-        ({"variance": lambda v: hole(v, -1)}, {"noise": {"i857": "variance", "i353": None}}, "noise map 'variance'"),
-    ],
-)  # fmt: skip
-def test_what_cannot_be_fitted_is_told(tmp_path, changes, options, words):
-    where = altered(tmp_path, **changes)
-    with pytest.raises(InputError, match=words):
-        run(where, **options)
-
-
-def test_pixels_with_bad_noise_can_be_left_out(tmp_path):
-    where = altered(tmp_path, sigma=lambda v: hole(v, 0))
-    found = run(where, noise="sigma", region="sigma > 0")
-    assert np.isfinite(found["coefficient"]).all()
-    holes = altered(tmp_path / "b", sigma=lambda v: hole(v, 0), nhi=lambda v: hole(v, np.nan))
-    assert np.isfinite(run(holes, noise="sigma")["coefficient"]).all()  # nobody uses these pixels
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "words"),
-    [
-        ({"templates": ["nhi", "nh"]}, MissingMapError, "'nh'"),
-        ({"templates": ["nhi", "nhi"]}, InputError, "more than once"),
-        ({"templates": []}, None, ""),
-        ({"templates": [], "offset": False}, InputError, "at least one"),
-        ({"target": []}, InputError, "at least one"),
-        ({"templates": ["nhi", "i857"]}, InputError, "as template and as target"),
-        ({"noise": "nhi"}, UnitError, "noise map 'nhi' is in '1e20 cm\\^-2'"),
-        ({"noise": -1.0}, InputError, "number above 0"),
-        ({"noise": float("nan")}, InputError, "noise"),
-        ({"noise": {"i857": 1.0}}, InputError, "`noise` has none of 'i353'"),
-        ({"noise": {"i857": 1.0, "i35": 1.0}}, InputError, "did you mean 'i353'"),
-        ({"noise": 1.0, "target": ["i857", "ebv"]}, UnitError, "give a mapping"),
-        ({"mask": "musk"}, MissingMapError, "musk"),
-        ({"region": {}}, InputError, "empty mapping"),
-        ({"region": "b >"}, InputError, "b >"),
-        ({"ridge": -1.0}, InputError, "`ridge`"),
-        ({"jackknife": 3}, InputError, "power of two"),
-        ({"superpixels": 3}, InputError, "power of two"),
-        ({"superpixels": 32}, InputError, "give at most that"),
-        ({"maps": ["modell"]}, InputError, "did you mean 'model'"),
-        ({"out_store": "x.zarr"}, InputError, "without `maps`"),
-        ({"lmax": 3}, InputError, "without `noise_spectrum`"),
-        ({"noise_spectrum": [1.0] * 5}, InputError, "white part of the noise"),
-        ({"noise_spectrum": [1.0] * 5, "noise": 0.1, "superpixels": 2}, InputError, "superpixels"),
-    ],
-)
-def test_bad_arguments(sky, options, error, words):
-    given = {"templates": TEMPLATES, "target": TARGETS, **options}
-    if error is None:
-        sm.fit(sky[0], **given)
-        return
-    with pytest.raises(error, match=words):
-        sm.fit(sky[0], **given)
-
-
-def test_a_template_called_offset_is_refused(tmp_path):
-    maps = {**sky_maps(), "offset": sky_maps()["nh2"]}
-    where = write_store(tmp_path / "sky.zarr", maps)
-    with pytest.raises(InputError, match="another name"):
-        sm.fit(where, ["offset"], "i857")
-    assert run(where, ["offset"], "i857", offset=False)["template"].values.tolist() == ["offset"]
+    found = run(where, target="i857", noise=0.1, noise_spectrum=[0.0, 0.0, *[1e-2] * 4], out_dir=tmp_path / "out")
+    assert read_fit(tmp_path / "out").identical(found)
+    with pytest.raises(IdentityError, match="noise_spectrum"):
+        sm.fit(where, TEMPLATES, "i857", noise=0.1, noise_spectrum=[0.0, 0.0, *[2e-2] * 4], out_dir=tmp_path / "out")

@@ -1,0 +1,176 @@
+"""Maps of template fits, and the folders that they leave."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import skymill as sm
+from skies import content
+from skymill.chunking import store as stores
+from skymill.chunking.errors import IdentityError
+from skymill.engine import fit as fit_module
+from skymill.engine.fit_files import read_fit
+from skymill.engine.ledger import column
+from template_skies import NSIDE, TARGETS, TEMPLATES, run, sky_maps, write_store
+
+
+@pytest.fixture(scope="module")
+def sky(tmp_path_factory):
+    maps = sky_maps()
+    return write_store(tmp_path_factory.mktemp("fit") / "sky.zarr", maps), maps
+
+
+def read(where, name):
+    return sm.open(where)[name].values
+
+
+def test_maps_hold_model_residual_and_fraction(sky, tmp_path):
+    where, maps = sky
+    out = tmp_path / "out.zarr"
+    found = run(where, mask="mask", maps=True, out_store=out, jackknife=None)
+    columns = np.vstack([*(maps[name] for name in TEMPLATES), np.ones(12 * NSIDE**2)]).astype(float)
+    for target in TARGETS:
+        theta = found["coefficient"].sel(target=target).values
+        model = theta @ columns
+        np.testing.assert_allclose(read(out, f"fit_model_{target}"), model, rtol=1e-6)
+        left = maps[target] - model
+        np.testing.assert_allclose(read(out, f"fit_residual_{target}"), left, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(
+            read(out, f"fit_fraction_{target}"), left / (model - theta[-1]), rtol=1e-5, atol=1e-6
+        )
+    assert np.isfinite(model[maps["mask"] == 0]).any()  # outside the mask too
+    info = stores.info(out, "fit_fraction_i857")
+    assert (info.unit, stores.info(out, "fit_residual_i857").unit) == ("1", "MJy/sr")
+    known = info.provenance["coefficients"]["i857"]
+    assert known == dict(zip(found["template"].values, found["coefficient"].values[0], strict=True))
+    assert info.provenance["verb"] == "fit"
+    assert "fit_model_i857" not in stores.infos(where)
+
+
+def test_chosen_maps_in_the_store_itself(tmp_path):
+    where = write_store(tmp_path / "sky.zarr", sky_maps())
+    run(where, target="i857", maps=["residual"])
+    assert [name for name in stores.infos(where) if name.startswith("fit_")] == ["fit_residual_i857"]
+
+
+def test_each_region_gives_its_coefficients(sky, tmp_path):
+    where, maps = sky
+    out = tmp_path / "out.zarr"
+    regions = {"north": "b > 30", "all north": "b > 0", "south": "b < -30"}
+    found = run(where, target="i857", region=regions, maps=["model"], out_store=out, mask="mask")
+    grid = stores.tiling_of(where)
+    lat = grid.lonlat(np.arange(grid.npix))[1]
+    columns = np.vstack([*(maps[name] for name in TEMPLATES), np.ones(12 * NSIDE**2)]).astype(float)
+    rows = found["coefficient"].sel(target="i857").values @ columns
+    expected = np.where(lat > 30, rows[0], np.where(lat > 0, rows[1], np.where(lat < -30, rows[2], np.nan)))
+    np.testing.assert_allclose(read(out, "fit_model_i857"), expected, rtol=1e-6)
+
+
+def test_each_super_pixel_gives_its_coefficients(sky, tmp_path):
+    where, maps = sky
+    out = tmp_path / "out.zarr"
+    found = run(where, target="i857", region="b > 0", superpixels=2, maps=["model"], out_store=out)
+    columns = np.vstack([*(maps[name] for name in TEMPLATES), np.ones(12 * NSIDE**2)]).astype(float)
+    parent = np.arange(12 * NSIDE**2) // 64
+    table = np.full((48, 4), np.nan)
+    table[found["superpixel"].values] = found["coefficient"].sel(target="i857").values
+    np.testing.assert_allclose(read(out, "fit_model_i857"), (table[parent].T * columns).sum(0), rtol=1e-6)
+    assert not list((out / "ledger" / "fit").glob("*"))  # what tasks were handed is gone
+
+
+def test_maps_resume_and_are_the_same_bytes(tmp_path, monkeypatch):
+    maps = sky_maps()
+    where = write_store(tmp_path / "sky.zarr", maps)
+    whole = tmp_path / "whole.zarr"
+    run(where, maps=True, out_store=whole)
+    names = [name for name in stores.infos(whole) if name.startswith("fit_")]
+    assert len(names) == 6
+    from skymill.engine.fit_maps import FitMapsKernel
+
+    right = FitMapsKernel.__call__
+
+    def failing(self, tile, inputs):
+        if tile >= 7:
+            raise OSError(28, "No space left on device")
+        return right(self, tile, inputs)
+
+    monkeypatch.setattr(FitMapsKernel, "__call__", failing)
+    part = tmp_path / "part.zarr"
+    with pytest.raises(sm.errors.DiskFullError):
+        run(where, maps=True, out_store=part, threads=1)
+    done = int(np.count_nonzero(column(str(part), names[0])))
+    assert 0 < done < 12
+    plan = sm.fit(where, TEMPLATES, TARGETS, maps=True, out_store=part)
+    assert f"{12 - done} tiles to do" in str(plan)
+    monkeypatch.setattr(FitMapsKernel, "__call__", right)
+    plan.run(progress=False)
+    assert content(part, *names) == content(whole, *names)
+
+
+def test_maps_of_another_fit_are_not_overwritten(tmp_path):
+    where = write_store(tmp_path / "sky.zarr", sky_maps())
+    run(where, maps=["model"], target="i857")
+    with pytest.raises(IdentityError, match="fit_model_i857"):
+        sm.fit(where, TEMPLATES[:2], "i857", maps=["model"])
+    first = read(where, "fit_model_i857")
+    run(where, TEMPLATES[:1], maps=["model"], target="i857", overwrite=True)
+    assert not np.array_equal(read(where, "fit_model_i857"), first, equal_nan=True)
+
+
+def test_a_plan_writes_nothing_and_says_what_it_will_do(sky, tmp_path):
+    where, _ = sky
+    plan = sm.fit(where, TEMPLATES, TARGETS, maps=True, out_dir=tmp_path / "out", out_store=tmp_path / "out.zarr")
+    text = str(plan)
+    assert "3 templates to 2 targets in 1 regions" in text
+    assert "12 to do" in text
+    assert "model, residual, fraction" in text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folder_holds_the_result_and_is_read_back(sky, tmp_path, monkeypatch):
+    where, _ = sky
+    options = {"noise": "sigma", "mask": "mask", "region": {"ngc": "ngc", "sgc": "sgc"}, "jackknife": 4}
+    found = run(where, out_dir=tmp_path / "out", **options)
+    for path in (tmp_path / "out", tmp_path / "out" / "fit.zarr"):
+        assert read_fit(path).identical(found)
+    known = json.loads((tmp_path / "out" / "fit.json").read_text())
+    assert known["regions"][1]["region"] == "sgc"
+    row = known["regions"][1]["targets"][0]
+    assert row["coefficient"]["nhi"] == float(found["coefficient"].sel(region="sgc", target="i857", template="nhi"))
+    assert row["unit"]["offset"] == "MJy/sr"
+    page = (tmp_path / "out" / "index.html").read_text()
+    for name in ("coefficients.png", "correlation_ngc.png", "correlation_sgc.png"):
+        assert (tmp_path / "out" / name).stat().st_size > 5000
+        assert name in page
+    assert "jackknife error" in page
+    monkeypatch.setattr(fit_module, "_fitted", None)  # nothing is computed again
+    assert run(where, out_dir=tmp_path / "out", **options).identical(found)
+    with pytest.raises(IdentityError, match="jackknife"):
+        sm.fit(where, TEMPLATES, TARGETS, out_dir=tmp_path / "out", **{**options, "jackknife": 2})
+    monkeypatch.undo()
+    other = run(where, out_dir=tmp_path / "out", overwrite=True, **{**options, "jackknife": 2})
+    assert read_fit(tmp_path / "out").identical(other)
+    with pytest.raises(sm.errors.FormatError, match="cannot be read as a fit"):
+        read_fit(tmp_path)
+
+
+def test_pages_of_super_pixels_and_statements(tmp_path):
+    maps = sky_maps()
+    maps["i857"] = (maps["i857"] * np.repeat(np.random.default_rng(3).normal(1, 0.2, 48), 64)).astype(np.float32)
+    where = write_store(tmp_path / "sky.zarr", maps)
+    run(where, jackknife=2, out_dir=tmp_path / "a")
+    assert "formal errors of i857 are too small" in (tmp_path / "a" / "index.html").read_text()
+    found = run(where, superpixels=2, out_dir=tmp_path / "b", maps=["model"], out_store=tmp_path / "o.zarr")
+    assert read_fit(tmp_path / "b").identical(found)
+    page = (tmp_path / "b" / "index.html").read_text()
+    assert "48 super-pixels of nside 2" in page
+    assert "fit_model_i857" in page
+
+
+def test_the_report_of_a_run_is_the_result(sky, tmp_path):
+    where, _ = sky
+    found = sm.fit(where, TEMPLATES, "i857").run(progress=False, report=tmp_path / "report.json")
+    known = json.loads((tmp_path / "report.json").read_text())
+    assert known["regions"][0]["targets"][0]["chi2"] == float(found["chi2"][0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -104,6 +105,15 @@ def test_residual_maps_add_up(run, sky):
     assert np.isnan(residual[np.abs(b) < 29]).all()
 
 
+def test_the_report_on_residuals_has_their_numbers(run, sky):
+    maps, caps, _ = sky
+    told = json.loads((run[1] / "residuals" / "report.json").read_text())["residuals"]["i857"]
+    for cap, used in caps.items():
+        _, left = plainly([maps["nhi"], maps["freefree"]], maps["i857"], used)
+        assert told[cap]["sigma"] == pytest.approx(left.std(ddof=1), rel=1e-4)
+        assert told[cap]["median"] == pytest.approx(np.median(left), abs=2e-3)
+
+
 def test_reddening_of_hi(run, sky):
     maps, caps, b = sky
     found = run[0]["reddening"][0]
@@ -136,6 +146,6 @@ def test_the_bands_are_one_model_as_the_example_says(real_data):
 
 
 def test_the_folders_hold_figures(run):
-    for folder in ("fit", "reddening"):
+    for folder in ("fit", "residuals", "reddening"):
         assert (run[1] / folder / "index.html").exists()
         assert list((run[1] / folder).glob("*.png"))

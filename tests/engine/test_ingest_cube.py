@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
 import os
 import subprocess
@@ -15,6 +13,7 @@ import numpy as np
 import pytest
 import skymill as sm
 from astropy.io import fits
+from cubefiles import EDGES, NSIDE, UNSEEN, cube_of, simple, spectra, write_form, write_image
 from fitsfiles import write_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,64 +28,6 @@ from skymill.chunking.errors import (
     StoreNotFoundError,
     UnitError,
 )
-from skymill.chunking.fits_cube import describe_cube
-from skymill.engine.channel_options import given_channels
-
-UNSEEN = -1.6375e30
-NSIDE, COUNT = 8, 4
-EDGES = [-90.0, -35.0, 0.0, 35.0, 90.0]
-
-
-def spectra(nside=NSIDE, count=COUNT, holes=0.2, seed=0):
-    """Return (channel, cells) float32, NESTED, whose missing values differ from channel to channel."""
-    rng = np.random.default_rng(seed)
-    values = rng.normal(size=(count, 12 * nside**2)).astype(np.float32)
-    values[rng.random(values.shape) < holes] = np.nan
-    return values
-
-
-def cube_of(store, name="n_hi"):
-    return sm.open(store)[name].values
-
-
-def write_image(path, values, **keywords):
-    """Write an image, of whatever shape; keywords go to its header, None leaves a usual one out."""
-    made = fits.PrimaryHDU(np.ascontiguousarray(values))
-    for keyword, value in {"BUNIT": "K", "ORDERING": "NESTED", "COORDSYS": "G", **keywords}.items():
-        if value is not None:
-            made.header[keyword] = value
-    plain = io.BytesIO()
-    made.writeto(plain)
-    path.write_bytes(gzip.compress(plain.getvalue()) if path.suffix == ".gz" else plain.getvalue())
-    return str(path)
-
-
-def axis(number, first=-10.0, step=5.0, unit="km/s", kind="VRAD", at=1.0):
-    """Return the keywords that state velocities along an axis."""
-    keys = {"CTYPE": kind, "CUNIT": unit, "CRVAL": first, "CDELT": step, "CRPIX": at}
-    return {f"{key}{number}": value for key, value in keys.items()}
-
-
-def write_form(folder, form, stored, ring, pixels, packed):
-    """Write (channel, cells), as they are in the file, in one of the forms; return what `files` is then."""
-    common = {"ORDERING": "RING" if ring else "NESTED", "NSIDE": NSIDE, "TUNIT1": "K"}
-    suffix = ".fits.gz" if packed else ".fits"
-    listed = {} if pixels is None else {"PIXEL": ("K", pixels)}
-    if listed:
-        common |= {"INDXSCHM": "EXPLICIT", "TUNIT1": None, "TUNIT2": "K"}
-    units = {f"TUNIT{number + 1 + len(listed)}": "K" for number in range(len(stored))}
-    if form == "files":
-        return [
-            write_table(folder / f"{number}{suffix}", {**listed, "N": ("E", row)}, **common) + "[N]"
-            for number, row in enumerate(stored)
-        ]
-    if form == "columns":
-        columns = {f"V{number}": ("E", row) for number, row in enumerate(stored)}
-        return write_table(folder / f"columns{suffix}", {**listed, **columns}, **{**common, **units})
-    if form == "vector":
-        return write_table(folder / f"vector{suffix}", {**listed, "N": (f"{len(stored)}E", stored.T)}, **common)
-    values = stored if form == "image" else stored.T
-    return write_image(folder / f"{form}{suffix}", values, ORDERING=common["ORDERING"])
 
 
 @settings(max_examples=20, deadline=None)
@@ -122,10 +63,6 @@ def test_every_form_becomes_the_same_cube(tmp_path_factory, form, ring, explicit
     assert known["channel_counts"] == np.isfinite(want).sum(axis=1).tolist()
     assert known["count"] + known["missing"] == want.size
     assert known["maximum"] == np.nanmax(want)
-
-
-def simple(tmp_path, values=None, **keywords):
-    return write_image(tmp_path / "cube.fits", spectra() if values is None else values, **keywords)
 
 
 def test_what_the_cube_is_goes_with_it(tmp_path):
@@ -181,241 +118,6 @@ def test_several_files_may_differ_in_ordering_but_not_in_unit_frame_or_nside(tmp
     with pytest.raises(InputError, match="`column` is for one file"):
         sm.ingest_cube([first], tmp_path / "n.zarr", edges=[0, 1], column="I")
     assert not (tmp_path / "n.zarr").exists()
-
-
-# Which form it is
-
-
-def vector(tmp_path, nside, repeat, **keywords):
-    values = np.zeros((12 * nside**2, repeat), np.float32)
-    return write_table(tmp_path / "v.fits", {"N": (f"{repeat}E", values)}, TUNIT1="K", **{"NSIDE": None, **keywords})
-
-
-def test_ordinary_maps_with_many_pixels_a_row_are_one_channel(tmp_path):
-    path = vector(tmp_path, 1, 1024, NSIDE=32)
-    assert len(describe_cube(path, None, None, 1).maps) == 1
-    with pytest.raises(InputError, match=r"1024 channels are given .* an ordinary map of nside 32"):
-        describe_cube(path, None, None, 1024)
-
-
-def test_rows_that_are_pixels_or_hold_pixels_are_told_apart_or_asked_for(tmp_path):
-    path = vector(tmp_path, 1, 16)
-    assert len(describe_cube(path, None, None, 16).maps) == 16
-    assert len(describe_cube(path, None, None, 1).maps) == 1
-    assert len(describe_cube(path, None, 1, None).maps) == 16
-    assert len(describe_cube(path, None, 4, None).maps) == 1
-    for count in (None, 3):
-        with pytest.raises(InputError, match="can be 16 channels of nside 1 or one map of nside 4: give `nside`"):
-            describe_cube(path, None, None, count)
-    assert len(describe_cube(vector(tmp_path, 1, 16, NSIDE=1), None, None, None).maps) == 16
-    assert len(describe_cube(vector(tmp_path, 2, 5), None, None, None).maps) == 5
-
-
-def test_a_range_of_pixels_is_a_vector_column_too(tmp_path):
-    values = np.arange(100 * 3, dtype=np.float32).reshape(100, 3)
-    path = write_table(tmp_path / "v.fits", {"N": ("3E", values)}, TUNIT1="K", NSIDE=NSIDE, FIRSTPIX=50, LASTPIX=149)
-    sm.ingest_cube(path, tmp_path / "sky.zarr", edges=[0, 1, 2, 3]).run(progress=False)
-    found = cube_of(tmp_path / "sky.zarr")
-    np.testing.assert_array_equal(found[:, 50:150], values.T)
-    assert np.isnan(found[:, :50]).all()
-    assert np.isnan(found[:, 150:]).all()
-
-
-def test_columns_are_chosen_where_not_all_are_channels(tmp_path):
-    want = spectra(holes=0)
-    columns = {name: ("E", row) for name, row in zip(("A", "B", "C", "WEIGHT"), want, strict=True)}
-    units = {f"TUNIT{number}": "K" for number in range(1, 5)}
-    path = write_table(tmp_path / "t.fits", columns, NSIDE=NSIDE, **units)
-    with pytest.raises(InputError, match=r"4 columns of values, 3 channels .* A, B, C, WEIGHT"):
-        sm.ingest_cube(path, tmp_path / "sky.zarr", edges=[0, 1, 2, 3])
-    sm.ingest_cube(path, tmp_path / "sky.zarr", edges=[0, 1, 2, 3], column=["C", "A", "B"]).run(progress=False)
-    np.testing.assert_array_equal(cube_of(tmp_path / "sky.zarr"), want[[2, 0, 1]])
-    with pytest.raises(InputError, match="no map column 'D'"):
-        sm.ingest_cube(path, tmp_path / "n.zarr", edges=[0, 1], column=["D"])
-    with pytest.raises(InputError, match="each once"):
-        sm.ingest_cube(path, tmp_path / "n.zarr", edges=[0, 1, 2], column=["A", "A"])
-    with pytest.raises(InputError, match="give one of them"):
-        sm.ingest_cube(path + "[A]", tmp_path / "n.zarr", edges=[0, 1], column="B")
-    sm.ingest_cube(path + "[B]", tmp_path / "one.zarr", edges=[0, 1]).run(progress=False)
-    np.testing.assert_array_equal(cube_of(tmp_path / "one.zarr"), want[1:2])
-
-
-def test_an_hdu_of_several_is_chosen(tmp_path):
-    want = spectra(holes=0)
-    keywords = {"ORDERING": "NESTED", "COORDSYS": "G", "BUNIT": "K"}
-    made = [fits.PrimaryHDU()]
-    for name, values in (("ONE", want[:2]), ("TWO", want[2:])):
-        made.append(fits.ImageHDU(values, name=name))
-        made[-1].header.update(keywords)
-    fits.HDUList(made).writeto(tmp_path / "c.fits")
-    with pytest.raises(InputError, match=r"several images \(HDUs 1, 2\)"):
-        describe_cube(tmp_path / "c.fits", None, None, None)
-    for hdu, part in (("1", want[:2]), ("two", want[2:])):
-        sm.ingest_cube(f"{tmp_path}/c.fits[,{hdu}]", tmp_path / f"{hdu}.zarr", edges=[0, 1, 2]).run(progress=False)
-        np.testing.assert_array_equal(cube_of(tmp_path / f"{hdu}.zarr"), part)
-    with pytest.raises(InputError, match="no table or image in HDU '7'"):
-        describe_cube(f"{tmp_path}/c.fits[,7]", None, None, None)
-
-
-def test_small_images_whose_axes_could_be_either_are_asked_for(tmp_path):
-    path = write_image(tmp_path / "c.fits", np.zeros((12, 48), np.float32))
-    with pytest.raises(InputError, match="either axis could be the pixels; give `nside`"):
-        describe_cube(path, None, None, None)
-    assert len(describe_cube(path, None, 1, None).maps) == 48
-    assert len(describe_cube(path, None, 2, None).maps) == 12
-    assert len(describe_cube(path, None, None, 12).maps) == 12
-    projected = write_image(tmp_path / "d.fits", np.zeros((5, 50), np.float32))
-    for address in (projected, projected + "[,0]"):
-        with pytest.raises(FormatError, match="5x50 pixels"):
-            describe_cube(address, None, None, None)
-    fits.HDUList([fits.PrimaryHDU()]).writeto(tmp_path / "f.fits")
-    with pytest.raises(FormatError, match="no binary table"):
-        describe_cube(tmp_path / "f.fits", None, None, None)
-    one = write_image(tmp_path / "e.fits", np.zeros((1, 1, 48), np.float32))
-    assert len(describe_cube(one, None, None, None).maps) == 1
-
-
-# Velocities
-
-
-def test_velocities_come_in_many_ways_and_all_say_the_same(tmp_path):
-    path = simple(tmp_path)
-    want = sm.Channels((-10.0, 0.0, 10.0, 25.0), (10.0, 10.0, 10.0, 20.0))
-    (tmp_path / "v.txt").write_text("# km/s\n-10\n0\n10  # here\n\n25\n")
-    (tmp_path / "w.csv").write_text("width\n10\n10\n10\n20\n")
-    (tmp_path / "both.csv").write_text("velocity, width\n-10, 10\n0, 10\n10; 10\n25 20\n")
-    (tmp_path / "edges.txt").write_text("-15\n-5\n5\n15\n35\n")
-    (tmp_path / "pairs.txt").write_text("-15 -5\n-5 5\n5 15\n15 35\n")
-    ways = [
-        {"velocity": want.velocity, "width": want.width},
-        {"velocity": np.array(want.velocity), "width": np.array(want.width)},
-        {"velocity": tmp_path / "v.txt", "width": str(tmp_path / "w.csv")},
-        {"velocity": tmp_path / "both.csv"},
-        {"edges": [-15, -5, 5, 15, 35]},
-        {"edges": want.edges},
-        {"edges": tmp_path / "edges.txt"},
-        {"edges": str(tmp_path / "pairs.txt")},
-    ]
-    for number, way in enumerate(ways):
-        sm.ingest_cube(path, tmp_path / f"{number}.zarr", **way).run(progress=False)
-        assert stores.channels_of(tmp_path / f"{number}.zarr") == want
-    sm.ingest_cube(path, tmp_path / "equal.zarr", velocity=[0, 1, 2, 3], width=0.5).run(progress=False)
-    assert stores.channels_of(tmp_path / "equal.zarr").width == (0.5,) * 4
-
-
-@pytest.mark.parametrize(
-    "way",
-    [
-        {"velocity": [30.0, 20.0, 10.0, 0.0], "width": [4.0, 3.0, 2.0, 1.0]},
-        {"edges": [32.0, 25.0, 10.0, 5.0, -0.5]},
-        {"edges": [(28.0, 32.0), (18.5, 21.5), (9.0, 11.0), (-0.5, 0.5)]},
-    ],
-)
-def test_files_by_descending_velocity_are_turned_round(tmp_path, way):
-    values = spectra()
-    plan = sm.ingest_cube(simple(tmp_path, values), tmp_path / "sky.zarr", **way)
-    assert "by descending velocity" in str(plan)
-    plan.run(progress=False)
-    np.testing.assert_array_equal(cube_of(tmp_path / "sky.zarr"), values[::-1])
-    found = stores.channels_of(tmp_path / "sky.zarr")
-    assert list(found.velocity) == sorted(found.velocity)
-    if "velocity" in way:
-        assert found.width == (1.0, 2.0, 3.0, 4.0)
-
-
-@pytest.mark.parametrize(
-    ("stated", "velocity", "reverse"),
-    [
-        (axis(2), (-10, -5, 0, 5), False),
-        (axis(2, first=-10e3, step=5e3, unit="m/s"), (-10, -5, 0, 5), False),
-        (axis(2, first=5.0, step=-5.0, kind="VELO-LSR"), (-10, -5, 0, 5), True),
-        (axis(2, first=0.0, at=3.0, kind="VOPT", unit="km s-1"), (-10, -5, 0, 5), False),
-    ],
-)
-def test_the_header_of_an_image_may_state_the_velocities(tmp_path, stated, velocity, reverse):
-    values = spectra()
-    path = simple(tmp_path, values, **stated)
-    sm.ingest_cube(path, tmp_path / "sky.zarr").run(progress=False)
-    found = stores.channels_of(tmp_path / "sky.zarr")
-    np.testing.assert_allclose(found.velocity, velocity, rtol=0, atol=1e-9)
-    assert found.width == (5.0,) * 4
-    np.testing.assert_array_equal(cube_of(tmp_path / "sky.zarr"), values[::-1] if reverse else values)
-
-
-@pytest.mark.parametrize(
-    "stated",
-    [
-        {},
-        axis(2, unit=None),
-        axis(2, unit="Hz", kind="FREQ"),
-        axis(2, kind="VOPT-F2W"),
-        axis(2, step=None),
-        axis(2, at=None),
-        axis(2, step=0.0),
-        axis(1),
-    ],
-)
-def test_velocities_that_nothing_tells_are_asked_for(tmp_path, stated):
-    with pytest.raises(InputError, match=r"velocities of the channels are not known .* give `velocity` and `width`"):
-        sm.ingest_cube(simple(tmp_path, **stated), tmp_path / "sky.zarr")
-
-
-def test_velocities_that_contradict_the_header_are_refused_unless_it_is_wrong(tmp_path):
-    path = simple(tmp_path, **axis(2))
-    right = {"velocity": [-10, -5, 0, 5], "width": 5}
-    sm.ingest_cube(path, tmp_path / "right.zarr", **right)
-    for wrong, words in (
-        ({**right, "width": 4}, "channel 0 from -12 to -8 km/s, not -12.5 to -7.5 km/s as the header says"),
-        ({"velocity": [5, 0, -5, -10], "width": 5}, "velocities in the opposite order"),
-    ):
-        with pytest.raises(InputError, match=words):
-            sm.ingest_cube(path, tmp_path / "sky.zarr", **wrong)
-        sm.ingest_cube(path, tmp_path / "sky.zarr", **wrong, override=["velocity"])
-    with pytest.raises(InputError, match='names "velocity", but no velocities'):
-        sm.ingest_cube(path, tmp_path / "sky.zarr", override=["velocity"])
-
-
-@pytest.mark.parametrize(
-    ("way", "words"),
-    [
-        ({"velocity": [0, 1, 2], "width": 1.0}, "3 channels are given by their velocities, but there are 4"),
-        ({"edges": [0, 1, 2]}, "2 channels are given"),
-        ({"velocity": [0, 1, 2, 3]}, "`velocity` came without `width`, and the widths of channels cannot be guessed"),
-        ({"width": 1.0}, "`width` came without `velocity`"),
-        ({"velocity": [0, 1, 2, 3], "width": [1, 1, 1]}, "4 velocities and 3 widths"),
-        ({"velocity": [0, 1, 2, 3], "width": [1, 1, 1, 0]}, "widths are positive"),
-        ({"velocity": [0, 1, 2, 3], "width": 2.0}, "overlap by 1 km/s"),
-        ({"velocity": [0, 2, 1, 3], "width": 0.1}, "ascending velocity"),
-        ({"edges": EDGES, "velocity": [0, 1, 2, 3]}, "`edges` came beside"),
-        ({"edges": [[1, 2], [3]]}, "`edges`"),
-        ({"velocity": [[0, 1], [2, 3]], "width": 1.0}, "`velocity`"),
-        ({"velocity": [], "width": 1.0}, "one number for each channel"),
-    ],
-)
-def test_channels_that_do_not_fit_are_refused(tmp_path, way, words):
-    with pytest.raises(InputError, match=words):
-        sm.ingest_cube(simple(tmp_path), tmp_path / "sky.zarr", **way)
-    assert not (tmp_path / "sky.zarr").exists()
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("", "holds no numbers"),
-        ("velocity\n", "holds no numbers"),
-        ("a\nb\n", "line 2: 'b' is no row of numbers"),
-        ("1\nx\n", "line 2: 'x'"),
-        ("1 2 3\n", "3 numbers came, `velocity` takes 1 or 2"),
-        ("1 2\n3\n", "line 2: 1 numbers came, `velocity` takes 2"),
-    ],
-)
-def test_text_files_that_are_no_numbers_are_refused(tmp_path, text, words):
-    path = tmp_path / "v.txt"
-    path.write_text(text)
-    with pytest.raises(InputError, match=words):
-        given_channels(path, None, None)
-    with pytest.raises(StoreNotFoundError, match="cannot be read"):
-        given_channels(tmp_path / "none.txt", None, None)
 
 
 # Bad input and stores that are there already

@@ -17,7 +17,7 @@ import skymill as sm
 from astropy.io import fits
 from skies import content, write_map
 from skymill.chunking import store as stores
-from skymill.chunking.errors import IdentityError, InputError, MissingMapError, UnitError
+from skymill.chunking.errors import IdentityError, InputError, MemoryLimitError, MissingMapError, UnitError
 from skymill.engine.reddening_map import Upsampled
 
 COARSE, FINE = 32, 64
@@ -333,6 +333,15 @@ def test_the_map_goes_to_fits_and_back(stores_of, tmp_path, partial):
 
 
 # Bad input
+
+
+def test_too_little_memory_is_told_before_anything_is_written(stores_of):
+    coarse, fine = stores_of
+    with pytest.raises(MemoryLimitError, match="memory="):
+        sm.reddening(coarse, ["nhi", "nhii"], native=fine, memory="100MB").run()
+    with pytest.raises(MemoryLimitError, match="memory="):
+        sm.compare_reddening(coarse, "ebv_sfd", "ebv_sfd", memory="100MB").run()
+    assert "ebv" not in stores.infos(fine)
 
 
 def test_what_cannot_be_is_told(stores_of, tmp_path, skies):

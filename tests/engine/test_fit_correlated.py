@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 import skymill as sm
+from fresh import in_fresh_processes
 from skies import write_map
 from skymill.chunking import store as stores
 from skymill.chunking.errors import InputError, MemoryLimitError, RunError, UnitError
@@ -318,6 +319,29 @@ def test_the_plan_knows_the_most_that_it_takes(sky):
     assert apart == needed_memory(NSIDE, NPIX, 5, 3, 10)
     with pytest.raises(InputError, match="`noise` of 'i857' is not given"):
         planned_memory(sky, used, TEMPLATES, TARGETS, {"i545": 0.3}, CIB, None, True)
+
+
+SETUP = """
+import numpy as np
+import skymill as sm
+from skymill.engine.fit_correlated import planned_memory, solve_correlated
+from skymill.engine.plan import RESERVED_BYTES, Run
+from skymill.engine.used_pixels import UsedPixels
+from skymill.engine.worker import Worker
+what = {store!r}, UsedPixels.of({store!r}), ["a", "b", "c"], ["d"], 1.0, 1e-3 / (np.arange(257.0) + 1), None, True
+planned = RESERVED_BYTES + sum(planned_memory(*what).values())
+"""
+
+
+@pytest.mark.slow
+def test_the_peak_stays_below_the_plan(tmp_path):
+    rng = np.random.default_rng(5)
+    for name in "abcd":
+        store = write_map(tmp_path / "sky.zarr", 256, rng.lognormal(size=12 * 256**2), name)
+    work = "found = solve_correlated(*what, Run(None, Worker.here(2), False))"
+    told = in_fresh_processes(work, setup=SETUP.format(store=store), found="planned")
+    assert told["peak"] <= told["found"]
+    assert told["found"] <= 2 * told["peak"]
 
 
 def test_spectra_by_target_and_for_all():

@@ -17,6 +17,8 @@ from .selection import Where, described
 from .targets import tile_bytes
 from .used_pixels import UsedPixels
 
+MAX_CLUSTERS = 2**15 - 1  # labels are 16-bit numbers
+
 
 @dataclass(frozen=True)
 class KmeansRequest:
@@ -147,6 +149,8 @@ def options_of(
     for option, value, least in (("k", k, 1), ("seed", seed, 0), ("n_init", n_init, 1), ("tolerance", tolerance, 0)):
         if value < least:
             raise InputError(f"`{option}` {value} came; give {least} or more.")
+    if k > MAX_CLUSTERS:
+        raise InputError(f"`k` {k} came; give {MAX_CLUSTERS} or less.")
     if max_iterations < 1:
         raise InputError(f"`max_iterations` {max_iterations} came; give 1 or more.")
     chosen = init if isinstance(init, str) else _centres(init, k)

@@ -128,7 +128,7 @@ def kmeans_stability(
 
 
 def _reference(options: KmeansOptions, centres: Any) -> Any:
-    rows = len(centres) if hasattr(centres, "__len__") else 0
+    rows = len(centres) if hasattr(centres, "__len__") else 1
     weights = dict(zip(ATTRIBUTES, options.weights, strict=True))
     found = options_of(rows, weights, 0, centres, 1, 0.0, 1)
     return np.array(found.init)

@@ -49,8 +49,8 @@ def report_slopes(
     report.figure(
         slopes_figure(tables, frames, table, high=high, low=request.low, unit=unit),
         "slopes.png",
-        "Residual against the low band versus residual against gas, each without its mean; contours enclose 68 and 95 % "
-        "of the pixels.",
+        "Residual against the low band versus residual against gas, each without its mean; contours enclose 68 and "
+        "95 % of the pixels.",
         80 + 420 * len(models),
     )
     report.figure(

@@ -101,7 +101,8 @@ def distribution_figure(parts: Mapping[str, Histogram], *, label: str, unit: str
 
 
 def _steps(axes: Axes, part: Histogram, factor: float, span: tuple[float, float], colour: str, name: str) -> None:
-    edges, counts = part.rebinned(span[0] / factor, span[1] / factor, 70)
+    bins = int(np.clip(1.2 * np.sqrt(part.total), 12, 70))
+    edges, counts = part.rebinned(span[0] / factor, span[1] / factor, bins)
     edges = edges * factor
     width = np.diff(edges)
     axes.stairs(counts / part.total / width, edges, color=colour, linewidth=1.4, label=f"{name} ({part.total:,})")
@@ -218,13 +219,10 @@ def fingerprint_figure(found: xr.Dataset) -> Figure:
         one = measured.isel(residual=number)
         for place, cause in enumerate(found["cause"].values):
             slope = float(found["expected"].isel(region=0, residual=number).sel(cause=cause))
-            # Lines that coincide are seen one inside the other.
-            look = {
-                "color": CAUSE_COLOURS[str(cause)],
-                "linewidth": 7.0 - 1.9 * place,
-                "label": CAUSE_NAMES[str(cause)],
-            }
-            axes.axvline(slope, zorder=1 + 0.1 * place, **look)
+            look = {"color": CAUSE_COLOURS[str(cause)], "linewidth": 2.4}
+            axes.axvline(slope, alpha=0.35, label=CAUSE_NAMES[str(cause)], **look)
+            # Lines that coincide are seen in turn.
+            axes.axvline(slope, linestyle=(3.0 * place, (3.0, 9.0)), zorder=2.5, **look)
         axes.errorbar(one["slope"], np.arange(rows), xerr=one["error"], fmt="o", color=INK, markersize=4.5, capsize=2.5,
                       linewidth=1.2, zorder=4)  # fmt: skip
         axes.set_ylim(rows - 0.5, -0.5)

@@ -343,7 +343,8 @@ def needed_memory(nside: int, pixels: int, maps: int, columns: int, lmax: int) -
 
     Examples
     --------
-    >>> sum(needed_memory(1024, 3_000_000, 8, 6, 2048).values())  # doctest: +SKIP
+    >>> round(sum(needed_memory(1024, 3_000_000, 8, 6, 2048).values()) / 1e9, 2)  # GB
+    1.53
     """
     harmonic = 16 * (lmax + 1) * (lmax + 2) // 2
     return {

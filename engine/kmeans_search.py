@@ -92,7 +92,7 @@ def kmeans_search(
     noise, offset, mask, region
         As for `fit`; one region.
     share : float
-        The elbow is the smallest k whose chi^2 lies above the least one by at most this share of the whole range.
+        The elbow is the smallest k whose log chi^2 lies above the least one by at most this share of the whole range.
     init, n_init, seed, tolerance, max_iterations
         As for `kmeans`.
     out_dir : path, optional

@@ -26,7 +26,8 @@ ELBOW_SHARE = 0.05
 def elbow(numbers: Sequence[int], chi2: ArrayLike, share: float = ELBOW_SHARE) -> int:
     """Return the number of clusters beyond which more of them no longer pay.
 
-    It is the smallest number whose chi^2 lies above the least one by at most `share` of the whole range.  The
+    It is the smallest number whose log chi^2 lies above the least one by at most `share` of its range: logarithms,
+    since what the first clusters explain may be a hundred times what the next ones do, and those pay as well.  The
     publication picks the elbow by eye; this rule and its default are a guess.
 
     Parameters
@@ -41,7 +42,7 @@ def elbow(numbers: Sequence[int], chi2: ArrayLike, share: float = ELBOW_SHARE) -
     Raises
     ------
     InputError
-        If there are no numbers, a chi^2 is not finite, or `share` is not between 0 and 1.
+        If there are no numbers, a chi^2 is not positive and finite, or `share` is not between 0 and 1.
 
     References
     ----------
@@ -53,12 +54,14 @@ def elbow(numbers: Sequence[int], chi2: ArrayLike, share: float = ELBOW_SHARE) -
     3
     """
     values = np.asarray(chi2, np.float64)
-    if not len(numbers) or values.shape != (len(numbers),) or not np.isfinite(values).all():
-        raise InputError(f"chi^2 of shape {values.shape} came for {len(numbers)} numbers of clusters; give one finite.")
+    if not len(numbers) or values.shape != (len(numbers),) or not (np.isfinite(values) & (values > 0)).all():
+        raise InputError(
+            f"chi^2 {values.tolist()} came for {len(numbers)} numbers of clusters; give a positive number for each."
+        )
     if not 0 <= share <= 1:
         raise InputError(f"`share` {share} came; give a fraction between 0 and 1.")
-    limit = values.min() + share * (values.max() - values.min())
-    return min(number for number, value in zip(numbers, values, strict=True) if value <= limit)
+    height = np.log(values / values.min())
+    return min(number for number, each in zip(numbers, height, strict=True) if each <= share * height.max())
 
 
 @dataclass(frozen=True)

@@ -136,14 +136,18 @@ def test_bad_limits(options):
 
 def test_elbow():
     chi2 = [1000.0, 500.0, 120.0, 110.0, 104.0, 100.0]
-    assert elbow([1, 2, 3, 4, 5, 6], chi2) == 3
+    assert elbow([1, 2, 3, 4, 5, 6], chi2) == 4
     assert elbow([1, 2, 3, 4, 5, 6], chi2, 0.0) == 6
-    assert elbow([1, 2, 3, 4, 5, 6], chi2, 0.5) == 2
+    assert elbow([1, 2, 3, 4, 5, 6], chi2, 0.1) == 3
+    assert elbow([1, 2, 3, 4, 5, 6], chi2, 0.75) == 2
     assert elbow([1, 2, 3, 4, 5, 6], chi2, 1.0) == 1
+    assert elbow([1, 2, 3, 4, 5, 6], [value * 1e9 for value in chi2], 0.1) == 3
     assert elbow([4], [1.0]) == 4
-    for numbers, values, share in (([], [], 0.1), ([1], [np.nan], 0.1), ([1, 2], [1.0], 0.1), ([1], [1.0], 2.0)):
-        with pytest.raises(InputError):
+    for numbers, values, share in (([], [], 0.1), ([1], [np.nan], 0.1), ([1], [0.0], 0.1), ([1, 2], [1.0], 0.1)):
+        with pytest.raises(InputError, match="chi"):
             elbow(numbers, values, share)
+    with pytest.raises(InputError, match="share"):
+        elbow([1], [1.0], 2.0)
 
 
 def test_names_of_sums():

@@ -169,7 +169,9 @@ class _Room:
     def __init__(self) -> None:
         shape = (_ROWS, BLOCK)
         self.stored = np.empty(shape, np.float32)
-        self.column, self.apart, self.other, self.best, self.mine, self.by_pixel = (np.empty(shape) for _ in range(6))
+        self.column, self.apart, self.other, self.best = (np.empty(shape) for _ in range(4))
+        self.mine, self.by_pixel, self.there = (np.empty(shape) for _ in range(3))
+        self.pixels = np.empty((4, *shape))
         self.nearer = np.empty(shape, np.bool_)
         self.label = np.empty(shape, np.int16)
 
@@ -182,7 +184,9 @@ def _look_at(
     begins = np.flatnonzero(np.diff(block, prepend=-1))
     each = np.diff(begins, append=rows.size)
     own = np.repeat(np.arange(begins.size), each)
-    pixels = voxels.pixels.reshape(4, -1, BLOCK)[:, block[begins]]
+    pixels = room.pixels[:, : begins.size]
+    for of_all, of_these in zip(voxels.pixels.reshape(4, -1, BLOCK), pixels, strict=True):
+        np.take(of_all, block[begins], axis=0, out=of_these, mode="clip")
     stored, column = room.stored[: rows.size], room.column[: rows.size]
     np.take(voxels.column.reshape(-1, BLOCK), rows, axis=0, out=stored, mode="clip")
     np.copyto(column, stored)
@@ -194,7 +198,8 @@ def _look_at(
     label = _labels(column, lines, members, channel, pixels[:3], own, room)
     # The first member gets what the others leave.
     total = voxels.total.reshape(-1)[rows]
-    there = np.repeat(each, BLOCK).reshape(-1, BLOCK).astype(np.float64)
+    there = room.there[: begins.size]
+    there[:] = each[:, None]
     if gaps is not None:
         there -= np.add.reduceat(gaps.astype(np.float64), begins, axis=0)
     mine, by_pixel = room.mine[: rows.size], room.by_pixel[: begins.size]
@@ -249,7 +254,10 @@ def _labels(
     for place, member in enumerate(members[1:], start=1):
         # Distances are taken from that of the first.
         position = lines.position[member] - lines.position[first]
-        there = position[0] * vectors[0] + position[1] * vectors[1] + position[2] * vectors[2]
+        there, part = room.mine[: vectors.shape[1]], room.by_pixel[: vectors.shape[1]]
+        np.multiply(vectors[0], position[0], out=there)
+        for axis in (1, 2):
+            there += np.multiply(vectors[axis], position[axis], out=part)
         offset = (lines.offset[member] - lines.offset[first])[channel][:, None]
         np.multiply(column, (lines.slope[member] - lines.slope[first])[channel][:, None], out=other)
         np.take(there, own, axis=0, out=apart, mode="clip")

@@ -297,13 +297,15 @@ class _Rows:
         shape = values.shape[:2]
         found = cls(np.full(shape, BLOCK), np.zeros(shape), np.zeros(shape), np.empty(shape), Moments.none())
         density = Moments(0, np.zeros(1), np.zeros(1))
+        room = np.empty((_SLAB, *values.shape[1:]))
         for first in range(0, shape[0], _SLAB):
-            density = density.merge(found._slab(values, slice(first, first + _SLAB), width))
+            density = density.merge(found._slab(values, slice(first, first + _SLAB), width, room))
         return cls(found.count, found.low, found.high, found.total, density)
 
-    def _slab(self, values: NDArray[np.float32], slab: slice, width: Floats) -> Moments:
+    def _slab(self, values: NDArray[np.float32], slab: slice, width: Floats, room: Floats) -> Moments:
         part = values[slab]
-        numbers = part.astype(np.float64)
+        numbers = room[: len(part)]
+        np.copyto(numbers, part)
         total = numbers.sum(axis=2)
         low: NDArray[Any] = part.min(axis=2)
         high: NDArray[Any] = part.max(axis=2)

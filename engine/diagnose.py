@@ -57,6 +57,7 @@ def diagnose(
     mean_temperature: float = 20.0,
     conservative_temperature: float = 25.0,
     beta: float = 1.5,
+    contaminants: Mapping[str, Mapping[str, float]] | None = None,
     regions: Mapping[str, Sequence[float]] | None = None,
     jackknife: int | None = 16,
     mask: str | None = None,
@@ -106,6 +107,8 @@ def diagnose(
         By map, in GHz; default what their bands or names say.
     mean_temperature, conservative_temperature, beta : float
         See `temperature` and `slopes`; the defaults are guesses.
+    contaminants : mapping, optional
+        Further causes of slopes, such as the cosmic infrared background; see `slopes`.
     regions : mapping, optional
         Circles to draw and to look at one by one: by name, galactic longitude and latitude of the centre and radius,
         degrees.  Default approximate ones of the Magellanic Clouds (`APPROXIMATE_REGIONS`); {} is none.  The regions
@@ -201,6 +204,7 @@ def diagnose(
             frequencies={name: ghz for name, ghz in given.items() if name in (*both, third)},
             mean_temperature=mean_temperature,
             beta=beta,
+            contaminants=contaminants,
             jackknife=jackknife,
         )
     lines = dict(expected or {})

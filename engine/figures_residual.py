@@ -34,6 +34,11 @@ CAUSE_NAMES = {
 }
 
 
+def colour_of(cause: str) -> str:
+    """Return the colour of a cause; of those that a user names the same one always."""
+    return CAUSE_COLOURS.get(cause, COLOURS[4 + sum(map(ord, cause)) % 3])
+
+
 def signed(value: float, digits: int) -> str:
     """Return a number with its sign, a typographer's minus, and no negative zero.
 
@@ -188,8 +193,8 @@ def slopes_figure(
         ends = np.array(frame.x)
         for cause in found["cause"].values:
             slope = float(one["expected"].sel(cause=cause))
-            axes.plot(ends, slope * ends, color=CAUSE_COLOURS[str(cause)], linewidth=1.3,
-                      linestyle=(0, (5, 2)), label=f"{CAUSE_NAMES[str(cause)]}: {signed(slope, 2)}")  # fmt: skip
+            text = f"{CAUSE_NAMES.get(str(cause), str(cause))}: {signed(slope, 2)}"
+            axes.plot(ends, slope * ends, color=colour_of(str(cause)), linewidth=1.3, linestyle=(0, (5, 2)), label=text)
         slope, error = float(one["slope"]), float(one["error"])
         axes.plot(ends, slope * ends, color=INK, linewidth=1.8,
                   label=f"measured: {signed(slope, 3)} ± {error:.3f}")  # fmt: skip
@@ -219,8 +224,8 @@ def fingerprint_figure(found: xr.Dataset) -> Figure:
         one = measured.isel(residual=number)
         for place, cause in enumerate(found["cause"].values):
             slope = float(found["expected"].isel(region=0, residual=number).sel(cause=cause))
-            look = {"color": CAUSE_COLOURS[str(cause)], "linewidth": 2.4}
-            axes.axvline(slope, alpha=0.35, label=CAUSE_NAMES[str(cause)], **look)
+            look = {"color": colour_of(str(cause)), "linewidth": 2.4}
+            axes.axvline(slope, alpha=0.35, label=CAUSE_NAMES.get(str(cause), str(cause)), **look)
             # Lines that coincide are seen in turn.
             axes.axvline(slope, linestyle=(3.0 * place, (3.0, 9.0)), zorder=2.5, **look)
         axes.errorbar(one["slope"], np.arange(rows), xerr=one["error"], fmt="o", color=INK, markersize=4.5, capsize=2.5,

@@ -11,7 +11,7 @@ import numpy as np
 from ..chunking import store as stores
 from ..chunking.errors import InputError
 from ..chunking.regions import Region
-from ..models.fingerprints import CAUSES, THIRD_GHZ, Bands, fingerprints
+from ..models.fingerprints import CAUSES, THIRD_GHZ, Bands, additive_fingerprint, fingerprints
 from ..models.slopes import METHODS, Method
 from ..models.verdicts import NONE
 from .arguments import check_choice, checked
@@ -47,6 +47,7 @@ def slopes(
     beta: float = 1.5,
     beta_per_kelvin: float = -0.06,
     pivot: float = 353.0,
+    contaminants: Mapping[str, Mapping[str, float]] | None = None,
     tolerance: float = 0.03,
     third_tolerance: float = 0.05,
     reject: float = 0.01,
@@ -95,6 +96,10 @@ def slopes(
         d beta / dT of the anticorrelation; the default is a guess.
     pivot : float
         Frequency in GHz whose opacity does not change with beta.
+    contaminants : mapping, optional
+        Further causes by name: brightness by band, in one unit, of what gas does not trace and has one spectrum, such
+        as {"cib": {"i353": 0.1, "i857": 0.5}}.  The cosmic infrared background is redder than dust and gives a negative
+        slope; without it among the causes it is taken for an anticorrelation of temperature and index.
     tolerance, third_tolerance, reject : float
         See `models.verdicts.classify`; the defaults are guesses.
     jackknife : int or None
@@ -154,6 +159,7 @@ def slopes(
         beta=beta,
         beta_per_kelvin=beta_per_kelvin,
         pivot=pivot,
+        contaminants=contaminants,
         judge={"tolerance": tolerance, "third_tolerance": third_tolerance, "reject": reject},
         jackknife=jackknife,
     )
@@ -186,6 +192,7 @@ def slope_request(
     beta: float = 1.5,
     beta_per_kelvin: float = -0.06,
     pivot: float = 353.0,
+    contaminants: Mapping[str, Mapping[str, float]] | None = None,
     judge: Mapping[str, float] | None = None,
     jackknife: int | None = 16,
 ) -> SlopeRequest:
@@ -208,6 +215,12 @@ def slope_request(
     expected = fingerprints(
         ghz, temperature=mean_temperature, beta=beta, beta_per_kelvin=beta_per_kelvin, pivot_ghz=pivot
     )
+    expected += tuple(
+        additive_fingerprint(
+            name, _amplitudes(name, row, low, high, third), ghz, temperature=mean_temperature, beta=beta
+        )
+        for name, row in (contaminants or {}).items()
+    )
     block_shift(stores.tiling_of(store), jackknife)
     rule = SlopeRule(method, scaling, ghz, third is not None, mean_temperature, beta)
     return SlopeRequest(store, models, low, third, noises, rule, expected, judge or {}, jackknife)
@@ -224,10 +237,11 @@ def slope_dataset(
     residuals = request.residuals
     expected = [[each.slope, each.third_slope][: len(residuals)] for each in request.expected]
     verdicts = [each.verdict for each in found]
-    none = dict.fromkeys(CAUSES, np.nan)
+    causes = [each.cause for each in request.expected]
+    none = dict.fromkeys(causes, np.nan)
 
     def by_cause(kind: str) -> list[list[float]]:
-        return [[(none if v is None else getattr(v, kind))[cause] for cause in CAUSES] for v in verdicts]
+        return [[(none if v is None else getattr(v, kind))[cause] for cause in causes] for v in verdicts]
 
     one = ("residual",)
     return region_dataset(
@@ -245,12 +259,26 @@ def slope_dataset(
             "pixels": ((), [each.pixels for each in found]),
             "blocks": ((), [each.blocks for each in found]),
         },
-        {"residual": residuals, "residual_2": residuals, "cause": list(CAUSES)},
+        {"residual": residuals, "residual_2": residuals, "cause": causes},
         names,
         region,
         attributes,
         {},
     )
+
+
+def _amplitudes(
+    name: str, given: Mapping[str, float], low: str, high: str, third: str | None
+) -> tuple[float, float, float]:
+    """Return the brightness of a contaminant in the low, the high and the third band."""
+    bands = [low, high, *([third] if third else [])]
+    if name in CAUSES:
+        raise InputError(f"`contaminants` names {name!r}, which is a cause already; give another name.")
+    if set(given) != set(bands) or not np.isfinite(list(given.values())).all():
+        raise InputError(
+            f"`contaminants` has {dict(given)} for {name!r}; give a finite brightness for each of {', '.join(bands)}."
+        )
+    return given[low], given[high], given[third] if third else np.nan
 
 
 def _check_unit(store: str, bands: list[str]) -> None:

@@ -11,7 +11,7 @@ Covers: expected slopes, temperatures from residuals, Monte Carlo pixels.  Does 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -166,7 +166,7 @@ class Fingerprint:
     Parameters
     ----------
     cause : str
-        One of `CAUSES`.
+        One of `CAUSES`, or another name.
     slope : float
         Of r(low -> high) against r(gas -> high).
     third_slope : float
@@ -212,8 +212,9 @@ def fingerprints(
     A small change with d ln I_nu = s_nu gives r(low -> j) = I_j (s_j - s_low) and r(gas -> high) = I_high s_high, so
     the slopes are (I_j / I_high) (s_j - s_low) / s_high.  For temperature s_nu = d ln B_nu / dT, for the dust-to-gas
     ratio s_nu = 1, for beta s_nu = ln(nu / pivot), and for the anticorrelation the sum of the first and
-    `beta_per_kelvin` times the third.  A gas that the template lacks looks like the dust-to-gas ratio; noise of the
-    high band looks like beta.
+    `beta_per_kelvin` times the third.  A gas that the template lacks looks like the dust-to-gas ratio, noise of the
+    high band like beta, and the cosmic infrared background, which is redder than dust, like temperature-beta; see
+    `additive_fingerprint`.
 
     Examples
     --------
@@ -237,6 +238,54 @@ def fingerprints(
         Fingerprint(cause, float((s[1] - s[0]) / s[1]), float(third * (s[2] - s[0]) / s[1]))
         for cause, s in sensitivity.items()
     )
+
+
+def additive_fingerprint(
+    cause: str,
+    amplitudes: Sequence[float],
+    bands: Bands | None = None,
+    *,
+    temperature: float = 20.0,
+    beta: float = 1.5,
+) -> Fingerprint:
+    """Return the slopes that something of one spectrum gives which gas does not trace, such as the cosmic background.
+
+    Parameters
+    ----------
+    cause : str
+        Its name.
+    amplitudes : sequence of float
+        Its brightness in the low, the high and the third band, in one unit; NaN where the third is not known.
+    bands : Bands, optional
+        Frequencies; default 353, 857 and 3000 GHz.
+    temperature, beta : float
+        Of the dust, for what the low band is multiplied with.
+
+    Raises
+    ------
+    InputError
+        If there are not three amplitudes, or that of the high band is zero.
+
+    Notes
+    -----
+    With amplitudes a and the factors k of dust, r(low -> j) = a_j - k_j a_low and r(gas -> high) = a_high.  What is
+    redder than dust has a negative slope: as the cosmic infrared background does.
+
+    Examples
+    --------
+    >>> round(additive_fingerprint("cib", (0.1, 0.5, 0.6)).slope, 2)
+    -1.12
+    """
+    between = bands or Bands()
+    if len(amplitudes) != 3 or not amplitudes[1]:
+        raise InputError(
+            f"amplitudes {tuple(amplitudes)} of {cause!r} came; one each for the low, the high and the third band is "
+            "expected, that of the high one not zero."
+        )
+    low, high, third = amplitudes
+    nu = np.array([between.high, between.third])
+    factors = brightness_ratio(between.low, nu, temperature, beta)
+    return Fingerprint(cause, float(1.0 - factors[0] * low / high), float((third - factors[1] * low) / high))
 
 
 def temperature_from_ratio(ratio: ArrayLike, frequency_ghz: float, mean_temperature: float = 20.0) -> Floats:

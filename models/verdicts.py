@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..chunking.errors import InputError
-from .fingerprints import Fingerprint
+from .fingerprints import CAUSES, Fingerprint
 
 NONE = "none of these"
 
@@ -104,7 +104,7 @@ def classify(
             raise InputError(f"`{name}` {value!r} came; a finite number is expected, for an error one from 0 upwards.")
     if not 0 < reject < 1:
         raise InputError(f"`reject` {reject!r} came; a probability between 0 and 1 is expected.")
-    scale = max((abs(each.third_slope) for each in expected), default=1.0)
+    scale = max((abs(each.third_slope) for each in expected if each.cause in CAUSES), default=1.0)
     chi2, probability = {}, {}
     for each in expected:
         away = [slope - each.slope]

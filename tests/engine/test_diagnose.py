@@ -171,7 +171,8 @@ def plain(numbers, tmp_path_factory):
         {"scaling": "mbb"}, {"frequencies": {"i857": 900.0}}, {"mean_temperature": 21.0}, {"beta": 1.6},
         {"conservative_temperature": 22.0}, {"regions": CIRCLES}, {"jackknife": 4}, {"mask": "mask"},
         {"low": "i353", "high": "i857", "third": "i100um"}, {"polarized": ["q353", "u353"]},
-        {"expected": {"i857": {"nhi": 0.1}}}, {"title": "another"}, {"region": "b > 0"},
+        {"expected": {"i857": {"nhi": 0.1}}}, {"title": "another"},
+        {"contaminants": {"cib": {"i353": 0.1, "i857": 0.5}}}, {"region": "b > 0"},
     ],
 )  # fmt: skip
 def test_every_option_changes_the_numbers(numbers, plain, tmp_path, option):

@@ -161,6 +161,22 @@ def test_every_option_changes_the_result(where, option):
     )
 
 
+def test_a_background_is_told_from_an_anticorrelation(tmp_path):
+    """The cosmic infrared background has a negative slope too; named as a cause, it is recognised."""
+    maps = sky.sky_maps()
+    spectrum = {"i353": 0.1, "i857": 0.5, "i100um": 0.3}
+    for name, brightness in spectrum.items():
+        maps[name] = maps[name] + 0.1 * brightness * sky.patchy(6)
+    where = sky.put_sky(tmp_path / "sky.zarr", maps)
+    found = sm.slopes(where, third="i100um", fit=sky.known_fit(), contaminants={"cib": spectrum}).run()
+    assert str(found["verdict"].values) == "cib"
+    k = [float(modified_black_body(sky.GHZ[n], 20.0, 1.5) / modified_black_body(353.0, 20.0, 1.5)) for n in sky.GHZ][1:]
+    wanted = [1 - k[0] * 0.1 / 0.5, (0.3 - k[1] * 0.1) / 0.5]
+    np.testing.assert_allclose(found["expected"].sel(cause="cib"), wanted, rtol=1e-9)
+    np.testing.assert_allclose(found["slope"], wanted, rtol=0.02)
+    assert str(sm.slopes(where, third="i100um", fit=sky.known_fit()).run()["verdict"].values) != "cib"
+
+
 def test_the_limit_of_rejection_changes_the_verdict(where):
     verdicts = [
         str(
@@ -194,6 +210,9 @@ def test_the_same_bits_for_any_number_of_threads(where):
         ({"frequencies": {"i545": 545.0}}, InputError, "i545"),
         ({"frequencies": {"i857": 300.0}}, InputError, "ascending"),
         ({"jackknife": 3}, InputError, "power of two"),
+        ({"contaminants": {"cib": {"i353": 1.0}}}, InputError, "each of i353, i857"),
+        ({"contaminants": {"beta": {"i353": 1.0, "i857": 1.0}}}, InputError, "a cause already"),
+        ({"contaminants": {"cib": {"i353": 1.0, "i857": 0.0}}}, InputError, "not zero"),
         ({"pivot": 857.0}, InputError, "pivot"),
     ],
 )

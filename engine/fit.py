@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("skymill")
 
+_MOST_LINES = 6  # of the statement that a run shows; the result has all
 _SECONDS_A_VALUE = 7e-9  # of a thread, for one pixel of one map: read, checked, decoded, summed
 
 
@@ -204,8 +205,11 @@ def fit(
         found = known if known is not None else _fitted(request, noise, noise_spectrum, lmax, run)
         if known is None:
             found.attrs["provenance"] = json.dumps(facts)
-            for line in str(found.attrs.get("statement", "")).splitlines():
+            said = str(found.attrs.get("statement", "")).splitlines()
+            for line in said[:_MOST_LINES]:
                 log.warning("%s", line)
+            if len(said) > _MOST_LINES:
+                log.warning("%d more lines of this kind are in the attribute `statement`.", len(said) - _MOST_LINES)
         if request.maps:
             writing(found).execute(run)
         if folder is not None and (known is None or request.maps):

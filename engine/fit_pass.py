@@ -233,7 +233,10 @@ def gather(request: FitRequest, run: Run) -> list[RegionSums | None]:
             f"in {wrong} pixels where all templates and targets have a value, noise map {listed} is zero, negative or "
             f'has none; noise is above 0. Leave these pixels out with region="{condition}", or mend the map.'
         )
-    return [_collect(request, [each for each in sums if each.region == n and each.parts.size]) for n in range(len(request.regions))]
+    return [
+        _collect(request, [each for each in sums if each.region == n and each.parts.size])
+        for n in range(len(request.regions))
+    ]
 
 
 def _collect(request: FitRequest, sums: list[Sums]) -> RegionSums | None:

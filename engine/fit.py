@@ -111,7 +111,8 @@ def fit(
         one, outside the mask too.  With several regions the first that holds a pixel gives its coefficients, and a
         pixel that none holds has NaN; without names, the coefficients are taken for the whole sky.
     out_dir : str or path, optional
-        Folder for the result: `fit.zarr`, `fit.json`, figures and a page.  If this very run is there it is read back.
+        Folder for the result: `fit.zarr`, `fit.json`, figures and a page, which shows the residuals where maps of them
+        are written.  If this very run is there it is read back.
     out_store : str or path, optional
         Store for the maps, of the same nside and frame; default `store`.
     overwrite : bool
@@ -213,7 +214,12 @@ def fit(
         if request.maps:
             writing(found).execute(run)
         if folder is not None and (known is None or request.maps):
-            write(found, folder, facts, request)
+            histograms = None
+            if "residual" in request.maps:
+                from .fit_residuals import residual_histograms
+
+                histograms = residual_histograms(request, into.address, run)
+            write(found, folder, facts, request, histograms)
         return found
 
     return _plan(request, folder, execute, here, ahead)

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..chunking.store import infos
 from .figures import save
-from .figures_fit import coefficients_figure
+from .figures_fit import coefficients_figure, correlations_figure
+from .figures_residual import distribution_figure
 from .fit_request import FitRequest
+from .histograms import Histogram
 from .records import write_text
 from .report import Page, make_directory, number, plain
 from .result_folder import ResultFolder
@@ -48,7 +51,11 @@ def finished(
 
 
 def write(
-    found: xr.Dataset, out_dir: str | os.PathLike[str], facts: Mapping[str, Any], request: FitRequest | None = None
+    found: xr.Dataset,
+    out_dir: str | os.PathLike[str],
+    facts: Mapping[str, Any],
+    request: FitRequest | None = None,
+    residuals: Mapping[tuple[str, str], Histogram] | None = None,
 ) -> Path:
     """Write a fit and return its folder: `fit.zarr`, figures, `index.html` and, last, `fit.json`.
 
@@ -62,6 +69,8 @@ def write(
         JSON-able; what determines the numbers.
     request : FitRequest, optional
         What was asked for, to name the maps that were written.
+    residuals : mapping, optional
+        Histograms of the residuals by target and region; see `fit_residuals`.
 
     Raises
     ------
@@ -82,6 +91,8 @@ def write(
             _coefficients(page, one, name)
         page.heading("Correlations")
         _correlations(page, found, folder)
+    if residuals:
+        _residuals(page, found, residuals, folder)
     if request is not None and request.maps:
         page.heading("Maps")
         listed = ", ".join(f"fit_{kind}_{target}" for kind in request.maps for target in request.targets)
@@ -180,8 +191,6 @@ def _coefficients(page: Page, one: xr.Dataset, name: str) -> None:
 
 
 def _correlations(page: Page, found: xr.Dataset, folder: Path) -> None:
-    from .figures_fit import correlations_figure
-
     names = [str(name) for name in found["template"].values]
     for region, one in _by_region(found):
         matrices = one["correlation"].values
@@ -193,6 +202,18 @@ def _correlations(page: Page, found: xr.Dataset, folder: Path) -> None:
             told = "all targets" if alike else str(target)
             caption = f"Correlation of the coefficients, {told}{f', {region}' if region else ''}: near -1, two trade."
             page.figure(f"{file}.png", caption, width=min(760, 240 + 80 * len(names)))
+
+
+def _residuals(page: Page, found: xr.Dataset, residuals: Mapping[tuple[str, str], Histogram], folder: Path) -> None:
+    page.heading("Residuals")
+    units = infos(str(found.attrs["store"]))
+    for target in found["target"].values.tolist():
+        parts = {region: part for (own, region), part in residuals.items() if own == target}
+        figure = distribution_figure(parts, label=f"{target} - model", unit=units[target].unit)
+        if figure is not None:
+            save(figure, folder / f"residual_{target}.png")
+            caption = f"Residuals of {target} in the pixels used; below, median and 1, 2 and 3 sigma intervals."
+            page.figure(f"residual_{target}.png", caption, width=700)
 
 
 def _super_pixels(page: Page, found: xr.Dataset) -> None:

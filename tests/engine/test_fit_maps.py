@@ -12,8 +12,12 @@ from skymill.chunking import store as stores
 from skymill.chunking.errors import IdentityError
 from skymill.engine import fit as fit_module
 from skymill.engine.fit_files import read_fit
+from skymill.engine.fit_request import request_of
+from skymill.engine.fit_residuals import residual_histograms
 from skymill.engine.ledger import column
-from template_skies import NSIDE, TARGETS, TEMPLATES, run, sky_maps, write_store
+from skymill.engine.plan import Run
+from skymill.engine.worker import Worker
+from template_skies import NSIDE, TARGETS, TEMPLATES, finite, run, sky_maps, write_store
 
 
 @pytest.fixture(scope="module")
@@ -174,3 +178,25 @@ def test_the_report_of_a_run_is_the_result(sky, tmp_path):
     found = sm.fit(where, TEMPLATES, "i857").run(progress=False, report=tmp_path / "report.json")
     known = json.loads((tmp_path / "report.json").read_text())
     assert known["regions"][0]["targets"][0]["chi2"] == float(found["chi2"][0])
+
+
+def test_the_page_shows_the_residuals_where_maps_of_them_are_written(sky, tmp_path):
+    where, _ = sky
+    options = {"mask": "mask", "region": {"ngc": "ngc", "sgc": "sgc"}, "out_store": tmp_path / "out.zarr"}
+    run(where, maps=["residual"], out_dir=tmp_path / "a", **options)
+    assert "residual_i857.png" in (tmp_path / "a" / "index.html").read_text()
+    assert (tmp_path / "a" / "residual_i353.png").stat().st_size > 5000
+    run(where, maps=["model"], out_dir=tmp_path / "b", **options)
+    assert "residual_" not in (tmp_path / "b" / "index.html").read_text()
+
+
+def test_histograms_of_residuals_count_the_used_pixels(sky, tmp_path):
+    where, maps = sky
+    found = run(where, mask="mask", maps=["residual"], out_store=tmp_path / "out.zarr")
+    request = request_of(where, TEMPLATES, TARGETS, noise=None, mask="mask", region=None, offset=True, jackknife=None,
+                         superpixels=None, ridge=0.0, maps=["residual"])  # fmt: skip
+    counted = residual_histograms(request, str(tmp_path / "out.zarr"), Run(None, Worker.here(1), False))
+    values = read(tmp_path / "out.zarr", "fit_residual_i857")[finite(maps, [*TEMPLATES, "i857"]) & (maps["mask"] == 1)]
+    histogram = counted["i857", "all used pixels"]
+    assert histogram.total == values.size >= int(found["pixels"][0])
+    np.testing.assert_allclose(histogram.quantile(0.84), np.quantile(values, 0.84), rtol=0.02)

@@ -95,7 +95,7 @@ def polarization(
     store: stores.StoreAddress,
     *,
     intensity: str = "i353",
-    polarized: str | Sequence[str] = ("q353", "u353"),
+    polarized: str | Sequence[str] = "p353",
     fit: xr.Dataset | str | os.PathLike[str] | None = None,
     model: str | None = None,
     offset: float | None = None,

@@ -49,7 +49,7 @@ def slopes(
     pivot: float = 353.0,
     contaminants: Mapping[str, Mapping[str, float]] | None = None,
     tolerance: float = 0.03,
-    third_tolerance: float = 0.05,
+    third_tolerance: float = 0.1,
     reject: float = 0.01,
     jackknife: int | None = 16,
     mask: str | None = None,

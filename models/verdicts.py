@@ -57,7 +57,7 @@ def classify(
     third_error: float | None = None,
     covariance: float = 0.0,
     tolerance: float = 0.03,
-    third_tolerance: float = 0.05,
+    third_tolerance: float = 0.1,
     reject: float = 0.01,
 ) -> Verdict:
     """Return which cause fits the slopes.
@@ -77,7 +77,7 @@ def classify(
         covers spreads of temperature up to 1.3 K (0.371 becomes 0.342).
     third_tolerance : float
         The same for the third band, as a part of the third slope expected for temperature; the default is a guess
-        (3.48 becomes 3.32).
+        (with 1.3 K 3.48 becomes 3.32, and of the anticorrelation 3.49 becomes 3.07).
     reject : float
         A cause fits where the probability of its chi^2 is at least this; the default is a guess.
 

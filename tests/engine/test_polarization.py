@@ -69,8 +69,8 @@ def test_noise_makes_polarisation_too_large(tmp_path):
     for name in ("q353", "u353"):
         maps[name] = maps[name] + sigma * random.standard_normal(sky.NPIX)
     where = sky.put_sky(tmp_path / "sky.zarr", maps)
-    raw = sm.polarization(where, fit=sky.known_fit()).run()
-    mended = sm.polarization(where, fit=sky.known_fit(), noise=sigma).run()
+    raw = sm.polarization(where, polarized=["q353", "u353"], fit=sky.known_fit()).run()
+    mended = sm.polarization(where, polarized=["q353", "u353"], fit=sky.known_fit(), noise=sigma).run()
     truth = float((MEAN + CHANGE).mean())
     assert abs(float(mended["fraction"]) - truth) < 0.5 * abs(float(raw["fraction"]) - truth)
 

@@ -134,7 +134,7 @@ def test_polarisation_has_the_slope_minus_one(tmp_path):
         {"coefficient": (("target", "template"), [[SCALE * float(modified_black_body(353.0, 20.0, 1.5)), 0.1]])},
         coords={"target": ["i353"], "template": ["nhi", "offset"]},
     )
-    found = sm.polarization(where, fit=fit).run()
+    found = sm.polarization(where, polarized=["q353", "u353"], fit=fit).run()
     assert float(found["slope"]) == pytest.approx(-1.0, abs=0.05)
     assert abs(float(found["slope"]) + 1) < 4 * float(found["error"])
     assert float(found["correlation"]) < -0.8

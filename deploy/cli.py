@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from ..chunking.errors import RunError, SkymillError, nearest
 from .options import Option
-from .values import read_pairs
+from .readers import read_pairs
 from .verbs import BY_COMMAND, SESSION, VERBS, Verb
 
 # What a shell sees: 1 a run that could not finish, 2 a command that cannot be carried out as given.
@@ -33,6 +34,8 @@ class _Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+        # Words such as -90,-35,35 and -90:-35 are values, as -90 alone is.
+        self._negative_number_matcher = re.compile(r"-\.?\d")
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
     def error(self, message: str) -> NoReturn:

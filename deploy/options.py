@@ -53,7 +53,7 @@ class Option:
             parser.add_argument(self.flag, action=action, default=argparse.SUPPRESS, help=self._help())
             return
         if kind.several and (self.positional or not kind.repeated):
-            settings["nargs"] = "+"
+            settings["nargs"] = "*" if kind.may_be_empty else "+"
         elif kind.several:
             # One word each time: an option that took all the words after it would swallow the store.
             settings["action"] = "append"

@@ -10,6 +10,8 @@ from .options import Option
 from .verb import OVERWRITE as _OVERWRITE
 from .verb import Verb as Verb
 from .verb import store_option as _store
+from .verbs_gas import GAS
+from .verbs_residuals import RESIDUALS
 from .verbs_sphere import SPHERE
 
 _OUT = Option("out", "path", "store to write into; default is the store itself")
@@ -219,6 +221,8 @@ VERBS = (
         "skymill degrade fine.zarr coarse.zarr --nside 256 --policy 0.5",
     ),
     *SPHERE,
+    *GAS,
+    *RESIDUALS,
     Verb(
         "export",
         "write maps into a HEALPix FITS file",

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -76,7 +77,7 @@ def test_positional_options_keep_the_order_of_the_api(verb: Verb) -> None:
 
 @each_verb
 def test_the_example_of_the_help_is_understood(verb: Verb) -> None:
-    words = verb.example.split()
+    words = shlex.split(verb.example)
     assert words[:2] == ["skymill", verb.command]
     found = cli.verb_parser(verb).parse_intermixed_args(words[2:])
     values = cli._given(verb.options, found)

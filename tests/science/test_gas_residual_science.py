@@ -154,3 +154,32 @@ def test_missing_molecular_gas_has_the_slope_expected(tmp_path):
     assert float(found["slope"]) == pytest.approx(expected, rel=0.02)
     pulls = (found["mean"] - found["expected"]) / found["error"]
     assert float(np.sqrt((pulls**2).mean())) < 1.6
+
+
+@pytest.mark.parametrize(
+    ("options", "cause"),
+    [
+        ({"sigma_temperature": 1.0}, "temperature"),
+        ({"sigma_dust_to_gas": 0.1}, "dust-to-gas"),
+        ({"sigma_temperature": 1.0, "dbeta_dt": -0.06}, "temperature-beta"),
+    ],
+)
+def test_causes_in_a_sky_with_noise_and_background(tmp_path, options, cause):
+    """Clouds, ionised gas, noise and cosmic background beside the one cause; templates fitted, both caps."""
+    where = str(tmp_path / "gas.zarr")
+    sm.simulate("gas", where, 64, seed=1, options=options).run()
+    shared = {"mask": "mask", "region": {"NGC": "ngc", "SGC": "sgc"}}
+    fit = sm.fit(where, ["lvc", "ivc", "nhii"], ["i353", "i857"], **shared).run()
+    found = sm.slopes(where, third="i100um", fit=fit, **shared).run()
+    assert found["verdict"].values.tolist() == [cause, cause]
+
+
+def test_a_background_alone_is_no_dust(tmp_path):
+    """Where dust does not fluctuate, the background makes slopes negative: with three bands no cause is claimed."""
+    where = str(tmp_path / "gas.zarr")
+    sm.simulate("gas", where, 64, seed=1).run()
+    shared = {"mask": "mask", "region": {"NGC": "ngc", "SGC": "sgc"}}
+    fit = sm.fit(where, ["lvc", "ivc", "nhii"], ["i353", "i857"], **shared).run()
+    found = sm.slopes(where, third="i100um", fit=fit, **shared).run()
+    assert (found["slope"].values < 0).all()
+    assert not set(found["verdict"].values.tolist()) & {"temperature", "beta", "temperature-beta"}

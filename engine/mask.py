@@ -7,7 +7,6 @@ import functools
 import hashlib
 import io
 import json
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,12 +23,11 @@ from .arguments import checked
 from .discs import DISCS_BYTES, Discs, Sources, discs_of
 from .mapping import STATISTICS, map_plan
 from .plan import Plan, Run
+from .progress import say
 from .records import RunReport
 from .selection import BLOCK_BYTES, Selection, Where, described, words
 from .used_pixels import FULL_SKY_DEG2, sky_fraction
 from .worker import Worker, parse_bytes
-
-log = logging.getLogger("skymill")
 
 
 @dataclass(frozen=True, repr=False)
@@ -183,8 +181,8 @@ def mask(
 
     Writes `out` (cells,) uint8, unit "1": 1 where a pixel is used, 0 elsewhere; a name that begins with `mask_` is
     written the other way round, as the data dictionary has it, 1 where a pixel is not to be used.  Every verb that
-    takes a mask understands both.  What the conditions leave alone and together is in the report, which the run
-    returns and logs.
+    takes a mask understands both.  Area and f_sky are told as the mask is made, unless the run is asked to be silent;
+    what every condition leaves by itself is in the report, which the run returns.
 
     Masks that exist are combined by the expression: "footprint and not mask_points" (both leave the pixel),
     "caps or not mask_dust" (one does).
@@ -282,7 +280,9 @@ def mask(
         if kept is not None:
             with contextlib.suppress(OSError):
                 objects.delete_prefix(address, kept.key)
-        return report(done)
+        made = report(done)
+        say(str(made).splitlines()[0], run.progress)  # the conditions are in the report
+        return made
 
     def report(done: RunReport) -> MaskReport:
         counts = [record.statistics for record in done.records]
@@ -296,7 +296,6 @@ def mask(
                 + (f"\n  {made.undecided:,} pixels were left out because a map has no value." if made.undecided else "")
                 + "\nWeaken a condition."
             )
-        log.info("%s", made)
         return made
 
     # Lazily nothing may be written: the discs go with the tasks.

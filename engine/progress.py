@@ -1,4 +1,4 @@
-"""Progress of a run: a bar on a terminal, log lines elsewhere."""
+"""Progress of a run: a bar on a terminal, log lines elsewhere; and what a run tells in any case."""
 
 from __future__ import annotations
 
@@ -10,6 +10,24 @@ from typing import Any, Self
 
 log = logging.getLogger("skymill")
 SECONDS_BETWEEN_LINES = 10.0
+
+
+def say(message: str, show: bool | None = None) -> None:
+    """Tell what a run must not keep to itself: in the log where someone listens to it, else on stderr.
+
+    Parameters
+    ----------
+    message : str
+        What to tell.
+    show : bool, optional
+        False keeps silent, as with the progress itself.
+    """
+    if show is False:
+        return
+    if log.isEnabledFor(logging.INFO) and log.hasHandlers():
+        log.info("%s", message)
+    else:
+        print(message, file=sys.stderr, flush=True)
 
 
 class Progress:

@@ -268,6 +268,21 @@ def test_report_is_told_and_kept(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert known["run"]["verb"] == "mask"
 
 
+def test_area_reaches_a_plain_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without any handler of logs too, and not where silence was asked for."""
+    sky = empty(tmp_path / "s.zarr")
+    plan = sm.mask(sky, "used", "b > 30")
+    left = plan.run()
+    said = capsys.readouterr()
+    assert said.err.strip() == str(left).splitlines()[0]
+    assert f"{left.area_deg2:.1f} deg^2, f_sky {left.f_sky:.4f}" in said.err
+    assert said.out == ""
+    assert sm.mask(sky, "used", "b > 30").run().pixels == left.pixels
+    assert f"f_sky {left.f_sky:.4f}" in capsys.readouterr().err  # made before, told again
+    sm.mask(sky, "other", "b > 30").run(progress=False)
+    assert capsys.readouterr() == ("", "")
+
+
 def test_a_mask_that_leaves_nothing(tmp_path: Path) -> None:
     sky = empty(tmp_path / "s.zarr")
     lat = centres(32)[1]

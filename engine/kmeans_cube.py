@@ -15,12 +15,13 @@ from ..chunking.geometry import pixel_vectors
 from ..chunking.schema import MapInfo
 from ..chunking.tiling import Tiling
 from ..chunking.unit_names import UNITS, parse_unit
+from ..models.columns import HI_COLUMN
 from ..models.kmeans import Channels, Voxels
 from .ledger import read_held
 
 COLUMN_UNIT = "1e20 cm^-2"
-# Column density of optically thin HI, 1e20 cm^-2 for 1 K km/s.
-COLUMN_OF_LINE = 0.01823
+# Column density of optically thin HI, in this unit for 1 K km/s.
+_COLUMN_OF_LINE = HI_COLUMN / 1e20
 
 
 @dataclass(frozen=True)
@@ -135,9 +136,9 @@ def _columns(info: MapInfo, width: tuple[float, ...]) -> tuple[tuple[float, ...]
     if quantity == "column density":
         return (1.0,) * len(width), info.unit
     if family in ("K", "rj"):  # of a line, which is what a cube holds: brightness temperature
-        return tuple(COLUMN_OF_LINE * factor * each for each in width), COLUMN_UNIT
+        return tuple(_COLUMN_OF_LINE * factor * each for each in width), COLUMN_UNIT
     if family == "K km/s":
-        return (COLUMN_OF_LINE * factor,) * len(width), COLUMN_UNIT
+        return (_COLUMN_OF_LINE * factor,) * len(width), COLUMN_UNIT
     raise UnitError(
         f"cube {info.name!r} is in {info.unit} ({quantity}); the attribute n is a column density per km/s, so a cube "
         f'in "{COLUMN_UNIT}" a channel, "K" or "K km/s" is needed.'

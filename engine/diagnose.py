@@ -21,7 +21,7 @@ from .plan import Plan, Run
 from .polarization import polarization
 from .profiles import profiles
 from .records import write_text
-from .region_pass import reads_of, reduce_regions, refuse_nothing, tiles_with
+from .region_pass import position_memory, reads_of, reduce_regions, refuse_nothing, tiles_with
 from .report import make_directory
 from .slope_statistics import SlopeRequest
 from .slopes import FEWEST_PIXELS, slope_dataset, slope_request
@@ -259,7 +259,12 @@ def diagnose(
         todo=tiles,
         n_tiles=tiling.n_tiles,
         read_bytes=bytes_a_tile * len(tiles) + sum(plan.read_bytes for plan in profiled.values()),
-        memory={"inputs": bytes_a_tile, "codecs": 12 * tiling.tile_npix, "temporaries": 160 * tiling.tile_npix},
+        memory={
+            "inputs": bytes_a_tile,
+            "codecs": 12 * tiling.tile_npix,
+            "temporaries": 160 * tiling.tile_npix,
+            **position_memory(everything),
+        },
         notes=[f"writes a report: index.html, report.json, figures of {', '.join(bands)}"],
     )
 

@@ -13,6 +13,7 @@ from .gas_model import GasModel
 from .plan import Plan, Run
 from .reducing import reduce_tiles
 from .region_tables import dataset_json
+from .selection import BLOCK_BYTES
 from .worker import Worker, parse_bytes
 
 if TYPE_CHECKING:
@@ -72,6 +73,11 @@ def reads_of(models: Sequence[GasModel], more: Sequence[str] = ()) -> tuple[str,
     return tuple(dict.fromkeys([*(name for model in models for name in model.reads), *more]))
 
 
+def position_memory(models: Sequence[GasModel]) -> dict[str, int]:
+    """Return the bytes that positions of pixels take where conditions need them, by part."""
+    return {"positions": BLOCK_BYTES} if any(model.used.selection.needs_positions for model in models) else {}
+
+
 def region_plan(
     verb: str,
     store: str,
@@ -117,7 +123,12 @@ def region_plan(
         todo=tiles,
         n_tiles=tiling.n_tiles,
         read_bytes=passes * inputs * len(tiles),
-        memory={"inputs": inputs, "codecs": 12 * tiling.tile_npix, "temporaries": bytes_a_pixel * tiling.tile_npix},
+        memory={
+            "inputs": inputs,
+            "codecs": 12 * tiling.tile_npix,
+            "temporaries": bytes_a_pixel * tiling.tile_npix,
+            **position_memory(models),
+        },
         account=dataset_json,
     )
 

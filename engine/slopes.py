@@ -172,7 +172,7 @@ def slopes(
         attributes = {"store": where, "method": method, "scaling": scaling, "frequencies_ghz": request.frequencies}
         return slope_dataset(found, request, list(areas), region, attributes)
 
-    size = 8 * (12 + 4 * len(request.bands))
+    size = 8 * (12 + (8 if request.noise else 4) * len(request.bands))
     return region_plan(
         "slopes", where, request.models, request.more, execute, bytes_a_pixel=size, threads=threads, memory=memory
     )

@@ -22,7 +22,7 @@ from .map_noise import MapNoise
 from .mapping import STATISTICS, map_plan
 from .plan import Plan, Run
 from .records import RunReport
-from .region_pass import refuse_nothing, tiles_with
+from .region_pass import position_memory, refuse_nothing, tiles_with
 from .region_tables import dataset_json
 from .targets import output_store, tiles_over
 from .temperature_statistics import TemperatureStatistics, Thermometer, temperature_dataset
@@ -191,7 +191,7 @@ def temperature(
             "noise": noise,
         },
         # Observed, modelled, ratio and temperatures of used pixels in float64, and what computes them.
-        memory={"temporaries": 80 * into.tiling.tile_npix},
+        memory={"temporaries": 100 * into.tiling.tile_npix, **position_memory(models)},
         worker=Worker.here(threads, parse_bytes(memory)),
         overwrite=overwrite,
     )

@@ -145,8 +145,8 @@ class OverTiles:
     source: Source
     tiles: Sequence[int]
     run: Run
-    pixels: int = 0
-    _moments: list[Moments] = field(default_factory=list)
+    pixels: int = field(default=0, init=False)  # with voxels; known after `moments`
+    _moments: list[Moments] = field(default_factory=list, init=False)
 
     @property
     def channels(self) -> Channels:

@@ -23,6 +23,7 @@ STRONG_CORRELATION = 0.9  # of two coefficients: their errors are 2.3 times thos
 LARGE_CONDITION = 30.0  # Belsley, Kuh & Welsch 1980, section 3.2: 30 to 100 is a strong dependency
 _ROUNDINGS = 4.0  # a template that is a sum of others, each rounded, differs from it by about one rounding
 _SHARE = 0.1  # of the largest part of an eigenvector: smaller parts are not named
+_SMALLEST_PIVOT = 1e-13  # of columns of unit norm; below it nothing but rounding is left
 _BATCH = 256  # parts of the sky that are solved for at once
 
 
@@ -368,40 +369,48 @@ def jackknife_error(
     if not solution.offset:  # then columns are no longer what the coefficients belong to, once shifted
         parts = shifted(parts, total.reference, np.zeros_like(total.reference), n)
         total = total.at(np.zeros_like(total.reference))
-    shared = total.moments.shape[0] == 1
+    groups = total.moments.shape[0]
     whole = total.total
     found = np.full((bands, count), np.nan)
-    for band in range(bands):
-        group, place = (0, n + 1 + band) if shared else (band, n + 1)
-        kept = [*range(n), n] if solution.offset else [*range(n)]
-        theta = solution.coefficient[band].copy()
+    kept = [*range(n), n] if solution.offset else [*range(n)]
+    for group in range(groups):
+        # Bands that share their weights share all but the right-hand side.
+        own = np.arange(bands) if groups == 1 else np.array([group])
+        places = n + 1 + (own if groups == 1 else np.zeros(1, np.int64))
+        theta = solution.coefficient[own].T.copy()  # (coefficient, band)
         if solution.offset:  # in terms of the shifted columns
-            theta[n] += total.reference[:n] @ theta[:n] - total.reference[n + band]
+            theta[n] += total.reference[:n] @ theta[:n] - total.reference[n + own]
         gram = whole[group][np.ix_(kept, kept)]
         scale = np.sqrt(np.diagonal(gram))
         if not np.isfinite(theta).all() or not (scale > 0).all():
             continue
         pull = np.zeros(count)
-        pull[:n] = ridge * np.diagonal(_Central.of(total, band, solution.offset).gram) / scale[:n] ** 2
-        moved = np.empty((len(parts), count))
+        pull[:n] = ridge * np.diagonal(_Central.of(total, int(own[0]), solution.offset).gram) / scale[:n] ** 2
+        moved = np.empty((len(parts), count, own.size))
         for start in range(0, len(parts), _BATCH):
-            own = parts[start : start + _BATCH, group]
-            design = own[:, kept][:, :, kept]
-            right = own[:, kept, place] - design @ theta
+            some = parts[start : start + _BATCH, group]
+            design = some[:, kept][:, :, kept]
+            right = some[:, kept][:, :, places] - design @ theta
             left = (gram - design) / np.outer(scale, scale) + np.diag(pull)
-            moved[start : start + _BATCH] = _solved(left, -right / scale) / scale
+            moved[start : start + _BATCH] = _solved(left, -right / scale[:, None]) / scale[:, None]
         if solution.offset:
-            moved[:, n] -= moved[:, :n] @ total.reference[:n]
+            moved[:, n] -= np.einsum("pkb,k->pb", moved[:, :n], total.reference[:n])
         moved -= moved.mean(axis=0)
-        found[band] = np.sqrt((len(parts) - 1) / len(parts) * (moved**2).sum(axis=0))
+        found[own] = np.sqrt((len(parts) - 1) / len(parts) * (moved**2).sum(axis=0)).T
     return found
 
 
 def _solved(left: Floats, right: Floats) -> Floats:
-    """Return the solutions of many small systems, (part, n), NaN where there is none."""
-    values = np.linalg.eigvalsh(left)
-    regular = values[:, 0] > values[:, -1] * 1e-13
+    """Return the solutions of many small systems with scaled columns, (part, n, band), NaN where there is none."""
+    try:
+        pivots = np.diagonal(np.linalg.cholesky(left), axis1=1, axis2=2)
+        regular = pivots.min(axis=1) ** 2 > _SMALLEST_PIVOT
+    except np.linalg.LinAlgError:  # one of them is not positive definite: look at each
+        values = np.linalg.eigvalsh(left)
+        regular = values[:, 0] > _SMALLEST_PIVOT * values[:, -1]
+    if regular.all():
+        return np.linalg.solve(left, right)
     found = np.full(right.shape, np.nan)
     if regular.any():
-        found[regular] = np.linalg.solve(left[regular], right[regular][..., None])[..., 0]
+        found[regular] = np.linalg.solve(left[regular], right[regular])
     return found

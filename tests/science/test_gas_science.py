@@ -136,8 +136,10 @@ def test_scatter_of_dust_to_gas_needs_the_jackknife(tmp_path):
         listed = ", ".join(f"{name} {100 * number:.0f} %" for name, number in zip(names, share, strict=True))
         print(f"within one {kind} error: {listed}")
     assert np.all(covered["formal"] < 0.35)
-    # Binomial scatter of 200 is 3.3 %; the jackknife of some tens of parts is known to some 10 % itself.
-    assert np.all(np.abs(covered["jackknife, nside 4"] - 0.68) < 0.10)
+    # Binomial scatter of 200 is 3.3 %.  Parts of 29 degrees are independent; those of 15 less so, as their neighbours
+    # share what lies at their edges.
+    assert np.all(np.abs(covered["jackknife, nside 2"] - 0.68) < 0.08)
+    assert np.all(covered["jackknife, nside 4"] > 0.5)
     said = found[4].attrs["statement"].splitlines()
     assert sum("formal errors of" in line for line in said) == SKIES
 

@@ -229,6 +229,9 @@ def is_finished(store: str, name: str) -> bool:
 def map_digest(store: str, name: str) -> str:
     """Return a digest of the content of a map, for the identity of whatever is made from it.
 
+    The content is the numbers and what they mean: the unit, the value of pixels that are not stored, and the velocity
+    channels of a cube.  The same numbers in another unit are another map.
+
     Raises
     ------
     FormatError
@@ -237,13 +240,18 @@ def map_digest(store: str, name: str) -> str:
         If the store does not hold the map.
     """
     where = address(store)
+    array: Any = open_group(where).get(name)
+    if array is None:
+        raise InputError(f"map {name!r} in {where} has neither metadata nor data.")
+    meaning = [array.attrs.get("units"), str(array.dtype), repr(array.fill_value)]
+    if array.ndim > 1:
+        meaning.append(repr(stores.channels_of(where)))
+    digest = hashlib.blake2b(repr(meaning).encode(), digest_size=16)
     ledger = column(store, name)
     if ledger is None:
         # Not made by a run of ours: names, sizes and version tags of its objects stand for the content.
-        listing = sorted(objects.listing(where, f"{name}/"))
-        if not listing:
-            raise InputError(f"map {name!r} in {where} has neither metadata nor data.")
-        return hashlib.blake2b(repr(listing).encode(), digest_size=16).hexdigest()
+        digest.update(repr(sorted(objects.listing(where, f"{name}/"))).encode())
+        return digest.hexdigest()
     missing = int(np.count_nonzero(ledger == NOT_DONE))
     if missing:
         raise FormatError(
@@ -255,4 +263,5 @@ def map_digest(store: str, name: str) -> str:
             f"map {name!r} in {where} is unfinished: all its tiles are there, but the run that makes it was stopped "
             "before its last checks. Run the command that makes it again."
         )
-    return hashlib.blake2b(ledger.tobytes(), digest_size=16).hexdigest()
+    digest.update(ledger.tobytes())
+    return digest.hexdigest()

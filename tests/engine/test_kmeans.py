@@ -128,6 +128,11 @@ def test_same_bits_whoever_computes(sky, init):
     first = sm.kmeans(sky, "n_hi", 5, threads=1, **options).run(progress=False)
     for threads, cache in ((2, True), (3, False)):
         same(first, sm.kmeans(sky, "n_hi", 5, threads=threads, cache=cache, **options).run(progress=False))
+    # A budget that some tiles fit into, and others not.
+    streamed = sm.kmeans(sky, "n_hi", 5, threads=1, cache=False, **options)
+    partly = sm.kmeans(sky, "n_hi", 5, threads=1, memory=streamed.process_memory() + 100_000, **options)
+    assert 0 < partly.reserved - streamed.reserved < sm.kmeans(sky, "n_hi", 5, **options).reserved - streamed.reserved
+    same(first, partly.run(progress=False))
     assert kmeans_pass._KEPT._bytes == 0  # what was kept has been given back
 
 

@@ -4,20 +4,20 @@ The intensity of a pixel is A N (nu / nu0)^beta B_nu(T).  Two residuals of a hig
 the gas template does not explain, and r(low), what a low band scaled to the high one does not explain.  A cause has its
 slope of r(low) against r(gas), and another one for the residual of a third, still higher band.
 
-Covers: expected slopes, temperatures from residuals, Monte Carlo pixels.  Does not cover: measuring slopes
-(`slopes.py`), judging them (`verdicts.py`).
+Covers: expected slopes, temperatures from residuals.  Does not cover: measuring slopes (`slopes.py`), judging them
+(`verdicts.py`), pixels to try them on (`fingerprint_pixels.py`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..chunking.errors import InputError, nearest
+from ..chunking.errors import InputError
 from ..chunking.units import BOLTZMANN_CONSTANT, PLANCK_CONSTANT
 from .emission import Floats, modified_black_body, planck, planck_derivative
 
@@ -393,86 +393,6 @@ def expected_co_slope(emissivity: float, x_co: float = 2e20, unit: float = 1e20)
     1.72
     """
     return 2.0 * x_co / unit * emissivity
-
-
-def monte_carlo_pixels(
-    cause: str,
-    sigma: float,
-    *,
-    pixels: int = 200_000,
-    seed: int = 0,
-    column_spread: float = 0.35,
-    bands: Bands | None = None,
-    temperature: float = 20.0,
-    beta: float = 1.5,
-    beta_per_kelvin: float = -0.06,
-    pivot_ghz: float = PIVOT_GHZ,
-) -> Mapping[str, Floats]:
-    """Return pixels whose dust departs from its gas by one cause: what slopes can be tried on beyond first order.
-
-    Parameters
-    ----------
-    cause : str
-        One of `CAUSES`.
-    sigma : float
-        Standard deviation of the Gaussian fluctuation: K for "temperature" and "temperature-beta", of the factor
-        for "dust-to-gas", of beta for "beta".
-    pixels, seed : int
-        How many, and from where random numbers begin.
-    column_spread : float
-        Standard deviation of the logarithm of the column density, whose median is 1.  The default is the one that gives
-        the attenuated slopes of Notes.
-    bands : Bands, optional
-        Frequencies; default 353, 857 and 3000 GHz.
-    temperature, beta, beta_per_kelvin, pivot_ghz : float
-        As for `fingerprints`.
-
-    Returns
-    -------
-    mapping
-        `column` (pixel,) float64, lognormal; `low`, `high`, `third`
-        (pixel,) intensities, and `gas` (pixel,), that of the high band at mean temperature, beta and dust-to-gas ratio.
-
-    Raises
-    ------
-    InputError
-        If the cause is not known or sigma is negative.
-
-    Notes
-    -----
-    Where the low band is scaled by regression, the regression takes a part of the fluctuations with it, the more so the
-    narrower the distribution of column densities: at 20 K the slope of "temperature" falls from 0.371 to 0.342 with a
-    spread of 1.28 K.  Scaled by the gas (see `skymill.slopes`) it is 0.368 then.
-
-    Examples
-    --------
-    >>> sky = monte_carlo_pixels("temperature", 0.05, pixels=1000)
-    >>> sorted(sky)
-    ['column', 'gas', 'high', 'low', 'third']
-    """
-    if cause not in CAUSES:
-        raise InputError(f"`cause` {cause!r} came; {nearest(cause, CAUSES)}.")
-    if not 0 <= sigma < math.inf:
-        raise InputError(f"`sigma` {sigma!r} came; a number from 0 upwards is expected.")
-    between = bands or Bands()
-    random = np.random.default_rng(seed)
-    column = random.lognormal(0.0, column_spread, pixels)
-    change = sigma * random.standard_normal(pixels)
-    kelvin = temperature + change * (cause in ("temperature", "temperature-beta"))
-    index = beta + change * {"beta": 1.0, "temperature-beta": beta_per_kelvin}.get(cause, 0.0)
-    amount = column * (1.0 + change * (cause == "dust-to-gas"))
-
-    def brightness(frequency: float) -> Floats:
-        return amount * modified_black_body(frequency, kelvin, index, reference_ghz=pivot_ghz)
-
-    gas = column * modified_black_body(between.high, temperature, beta, reference_ghz=pivot_ghz)
-    return {
-        "column": column,
-        "low": brightness(between.low),
-        "high": brightness(between.high),
-        "third": brightness(between.third),
-        "gas": gas,
-    }
 
 
 def _kelvin(frequency_ghz: float, mean_temperature: float) -> float:

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skymill.chunking.errors import InputError
 from skymill.models.emission import modified_black_body, planck
+from skymill.models.fingerprint_pixels import monte_carlo_pixels
 from skymill.models.fingerprints import (
     CAUSES,
     Bands,
     brightness_ratio,
     expected_co_slope,
     fingerprints,
-    monte_carlo_pixels,
     ratio_from_temperature,
     slope_temperature,
     slope_temperature_third,

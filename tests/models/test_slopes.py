@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 from skymill.chunking.errors import InputError
-from skymill.models.fingerprints import CAUSES, Bands, brightness_ratio, fingerprints, monte_carlo_pixels
+from skymill.models.fingerprint_pixels import monte_carlo_pixels
+from skymill.models.fingerprints import CAUSES, Bands, brightness_ratio, fingerprints
 from skymill.models.slopes import METHODS, correlation, formal_error, jackknife, line_slope
 from skymill.models.verdicts import NONE, chi2_probability, classify
 

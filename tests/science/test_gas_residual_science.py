@@ -9,7 +9,8 @@ import xarray as xr
 from skymill.chunking import store as stores
 from skymill.chunking.schema import MapInfo
 from skymill.models.emission import modified_black_body
-from skymill.models.fingerprints import Bands, expected_co_slope, monte_carlo_pixels
+from skymill.models.fingerprint_pixels import monte_carlo_pixels
+from skymill.models.fingerprints import Bands, expected_co_slope
 
 pytestmark = pytest.mark.science
 

@@ -18,6 +18,7 @@ UNFINISHED, REFUSED, INTERRUPTED = 1, 2, 130
 
 OTHERS = {
     "demo": "a synthetic sky from simulation to report, in a few minutes",
+    "ebv": "reddening at a position, from a map of a sky store",
     "info": "what a sky store holds",
     "run": "carry out the steps of a TOML file, resuming what is done",
 }
@@ -170,6 +171,8 @@ def _overview() -> str:
 def _command(name: str, words: list[str]) -> None:
     if name == "info":
         _info(words)
+    elif name == "ebv":
+        _ebv(words)
     elif name == "demo":
         _demo(words)
     elif name == "run":
@@ -255,6 +258,29 @@ def _info(words: list[str]) -> None:
     parser.add_argument("--json", action="store_true", help="write it as JSON")
     found = parser.parse_args(words)
     print(describe_store(found.store, as_json=found.json))
+
+
+def _ebv(words: list[str]) -> None:
+    from ..chunking.interpolation import INTERPOLATIONS
+    from ..chunking.query import ReddeningQuery
+
+    parser = _Parser(
+        "ebv",
+        "E(B-V) in mag at a position; nan where the map has no value. For many positions: skymill.ReddeningQuery.",
+        "example:\n  skymill ebv sky.zarr 120 -45",
+    )
+    parser.add_argument("store", help="sky store")
+    parser.add_argument("l", type=float, help="galactic longitude in degrees")
+    parser.add_argument("b", type=float, help="galactic latitude in degrees")
+    parser.add_argument("--map", default="ebv", help="map of reddening (default: ebv)")
+    parser.add_argument("--equatorial", action="store_true", help="l and b are right ascension and declination (ICRS)")
+    parser.add_argument(
+        "--interpolation", default="nearest", choices=INTERPOLATIONS, help="between pixels (default: nearest)"
+    )
+    found = parser.parse_args(words)
+    query = ReddeningQuery(found.store, found.map, interpolation=found.interpolation)
+    reddening = (query.query_equ if found.equatorial else query.ebv)(found.l, found.b)
+    print(f"{float(reddening):.5f}")
 
 
 def _run(words: list[str]) -> None:

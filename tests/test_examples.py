@@ -7,8 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
+from astropy.io import fits
 from skymill.deploy.cli import main
 from skymill.deploy.steps import read_steps
+from skymill.engine.fit_files import read_fit
 from skymill.engine.recipe import Recipe
 from skymill.engine.spectra_files import read
 
@@ -16,9 +19,8 @@ EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.toml"))
 
 
 def test_there_are_examples():
-    assert {"gsm2016.toml", "planck_herschel.toml", "planck_recipe.toml", "spectra.toml"} <= {
-        path.name for path in EXAMPLES
-    }
+    names = {"gas.toml", "gas_synthetic.toml", "gsm2016.toml", "planck_herschel.toml", "planck_recipe.toml"}
+    assert names | {"spectra.toml"} <= {path.name for path in EXAMPLES}
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
@@ -42,6 +44,37 @@ def test_spectra_find_the_cmb_where_it_is(tmp_path):
     pull = (twin[2:] / model[2:] - 1) / np.sqrt(2 / (2 * ell + 1))
     assert abs(pull.mean()) < 4 / np.sqrt(ell.size)
     assert 0.7 < pull.std() < 1.3
+
+
+@pytest.mark.slow
+def test_gas_finds_what_was_put_into_the_sky(tmp_path, capsys):
+    example = next(path for path in EXAMPLES if path.name == "gas_synthetic.toml")
+    small = tmp_path / "small.toml"
+    small.write_text(example.read_text().replace("nside = 64", "nside = 32"))
+    out = tmp_path / "out"
+    assert main(["run", str(small), "--set", f"out={out}"]) == 0
+    said = capsys.readouterr().out
+    assert "elbow at k = 3" in said
+    assert "nh2 dropped" in said
+    assert "templates left: cluster_1, cluster_2, cluster_3, nhii" in said
+    fit = read_fit(out / "fit")
+    truth = xr.DataArray([0.43, 0.29, 0.20, 0.215], dims="template")
+    found = fit.sel(target="i857", template=["cluster_1", "cluster_2", "cluster_3", "nhii"])
+    # Temperatures fluctuate: no coefficient is that of a cap to the formal error, all are to that of the jackknife.
+    assert float(abs((found["coefficient"] - truth) / found["jackknife_error"]).max()) < 5
+    assert float(abs((found["coefficient"] - truth) / found["error"]).max()) > 5
+    diagnosis = json.loads((out / "residuals" / "report.json").read_text())
+    rows = {(row["region"], row["quantity"]): row for row in diagnosis["table"]}
+    for cap in ("ngc", "sgc"):
+        assert 0.9 < rows[cap, "sigma_T at 20 K"]["value"] < 1.5  # put in: 1.28 K over the whole sky
+    scatter = json.loads((out / "comparison" / "comparison.json").read_text())["variables"]["scatter"]["values"]
+    assert all(gas < dust for gas, dust in scatter)
+    with fits.open(out / "ebv.fits") as file:
+        assert file[1].header["NSIDE"] == 32
+    # Again: nothing is done anew.
+    before = (out / "fit" / "fit.json").stat().st_mtime_ns
+    assert main(["run", str(small), "--set", f"out={out}", "--quiet"]) == 0
+    assert (out / "fit" / "fit.json").stat().st_mtime_ns == before
 
 
 @pytest.mark.realdata

@@ -17,8 +17,8 @@ from skymill.engine.recipe import Recipe
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 # The same commands on a sky small enough for a test.
-SMALLER = {"256": "32", "2048": "64"}
-QUICK, SPHERE, REAL = range(3)  # the blocks of commands, in their order
+SMALLER = {"64": "16", "256": "32", "2048": "64"}
+QUICK, SPHERE, GAS, REAL = range(4)  # the blocks of commands, in their order
 
 
 def blocks(language: str) -> list[str]:
@@ -26,7 +26,7 @@ def blocks(language: str) -> list[str]:
 
 
 def smaller(text: str) -> str:
-    return re.sub(r"\b(2048|256)\b", lambda found: SMALLER[found[1]], text)
+    return re.sub(r"\b(2048|256|64)\b", lambda found: SMALLER[found[1]], text)
 
 
 def commands(block: str) -> list[list[str]]:
@@ -63,7 +63,7 @@ def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
 def test_the_python_of_spectra_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert len(blocks("python")) == 2
+    assert len(blocks("python")) == 3
     monkeypatch.chdir(tmp_path)
     exec(compile(smaller(blocks("python")[SPHERE]), "README.md", "exec"), {"__name__": "readme"})
     said = capsys.readouterr().out
@@ -75,7 +75,7 @@ def test_the_python_of_spectra_runs(
 def test_the_commands_of_spectra_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert len(blocks("sh")) == 3
+    assert len(blocks("sh")) == 4
     monkeypatch.chdir(tmp_path)
     found = commands(smaller(blocks("sh")[SPHERE]))
     assert {words[0] for words in found} >= {"smooth", "apodize", "spectra", "synthesize"}
@@ -85,6 +85,34 @@ def test_the_commands_of_spectra_run(
         assert cli.main(given) == 0, (words, capsys.readouterr().err)
     assert (tmp_path / "spectra" / "spectra.png").stat().st_size > 1000
     assert "pair,map_1,map_2" in capsys.readouterr().out
+
+
+def test_the_python_of_gas_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(smaller(blocks("python")[GAS]), "README.md", "exec"), {"__name__": "readme"})
+    said = capsys.readouterr().out
+    assert "f_sky" in said
+    assert "temperature" in said.splitlines()[-2]
+    assert 0 < float(said.splitlines()[-1]) < 0.2
+    assert {"cluster_3", "temperature_i857", "ebv"} <= set(sm.open("gas.zarr"))
+
+
+@pytest.mark.slow
+def test_the_commands_of_gas_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = commands(smaller(blocks("sh")[GAS]))
+    assert {words[0] for words in found} >= {"mask", "kmeans-search", "simplify", "fit", "diagnose", "reddening"}
+    for words in found:
+        assert cli.main(words) == 0, (words, capsys.readouterr().err)
+    for folder in ("search", "fit", "residuals", "reddening"):
+        assert (tmp_path / folder / "index.html").is_file()
+    said = capsys.readouterr().out
+    assert "elbow at k = 3" in said
+    assert "nh2 dropped" in said
 
 
 def test_the_commands_on_real_maps_are_understood() -> None:

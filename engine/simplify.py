@@ -164,6 +164,7 @@ def simplify(
     """
     if any(isinstance(group, str) for group in merge):
         raise InputError(f"`merge` {list(merge)!r} came; give a list of lists of names, one for each sum.")
+    keep, drop = ((each,) if isinstance(each, str) else tuple(each) for each in (keep, drop))
     request = request_of(
         store,
         templates,

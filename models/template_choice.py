@@ -81,7 +81,7 @@ class Step:
     value, limit : float
         Its value, and the limit that it fell below or rose above; NaN where the user decided.
     chi2_before, chi2_after : float
-        Sums over the bands.
+        Sums over the bands; NaN where the templates could not be told apart.
     """
 
     action: str
@@ -102,6 +102,8 @@ class Step:
         done = f"{what} merged to {self.into}" if self.action == "merged" else f"{what} dropped"
         side = "above" if self.action == "merged" else "below"
         why = "as asked" if self.measure == "asked" else f"{self.measure} {self.value:.3g} {side} {self.limit:g}"
+        if np.isnan(self.chi2_before):
+            return f"{done}: {why}; before, the templates could not be told apart"
         change = (self.chi2_after / self.chi2_before - 1) * 100 if self.chi2_before > 0 else 0.0
         return f"{done}: {why}, chi^2 {change:+.3g} %"
 
@@ -241,13 +243,14 @@ def simplify(
     >>> left, steps[0].action, steps[0].templates
     ([('a',), ('b',)], 'dropped', ('c',))
     """
-    state = _State(equations, tuple(names), offset, variance)
     _check(names, keep, drop, merge)
+    state = _State(equations, tuple(names), offset, variance)
     for name in drop:
         state.drop(state.find(name), "asked", np.nan, np.nan)
     for members in merge:
         state.merge([state.find(name) for name in members], "asked", np.nan, np.nan)
     while True:
+        state.must_be_solved()
         free = [place for place, group in enumerate(state.groups) if not set(group) & set(keep)]
         spread = None if errors is None else errors(state.places)
         found = _to_drop(state.equations, state.solution, free, limits, spread) if len(state.groups) > 1 else None
@@ -308,7 +311,16 @@ class _State:
     def _fit(self) -> None:
         self.equations = grouped(self.all, self.places)
         labels = [merged_name(group) for group in self.groups]
-        self.solution = self.equations.solve(offset=self.offset, variance=self.variance, names=labels)
+        # Not strict: what was asked for may be just what makes collinear templates solvable.
+        self.solution = self.equations.solve(offset=self.offset, variance=self.variance, names=labels, strict=False)
+
+    def must_be_solved(self) -> None:
+        """Raise InputError where the templates that are left cannot be told apart."""
+        labels = [merged_name(group) for group in self.groups]
+        try:
+            self.equations.solve(offset=self.offset, variance=self.variance, names=labels)
+        except InputError as error:
+            raise InputError(str(error).replace(", or give a ridge", ": `drop` or `merge` does it")) from error
 
     def find(self, name: str) -> int:
         return next(place for place, group in enumerate(self.groups) if name in group)

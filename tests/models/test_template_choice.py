@@ -111,6 +111,22 @@ def test_what_is_asked_for_comes_first():
     np.testing.assert_allclose(steps[1].chi2_after, fitted(np.stack([x[0] + x[3], x[2]]), data)[1].sum(), rtol=1e-6)
 
 
+def test_what_is_asked_for_may_be_what_makes_collinear_templates_solvable():
+    x = columns(16, 2)
+    design = np.stack([x[0] + x[1], x[0], x[1]])  # as the total beside low and intermediate velocities
+    data = (x[0] + 0.5 * x[1])[None] + 0.01 * np.random.default_rng(17).normal(size=PIXELS)
+    equations = accumulate(design, data)
+    with pytest.raises(InputError, match=r"collinear.*Leave one of them out: `drop` or `merge` does it"):
+        simplify(equations, ["nhi", "lvc", "ivc"], Limits())
+    with pytest.raises(InputError, match="collinear"):  # the sum of two is the third
+        simplify(equations, ["nhi", "lvc", "ivc"], Limits(), merge=[["lvc", "ivc"]])
+    left, (step,) = simplify(equations, ["nhi", "lvc", "ivc"], Limits(), drop=["nhi"])
+    assert left == [("lvc",), ("ivc",)]
+    assert np.isnan(step.chi2_before)
+    assert step.chi2_after == pytest.approx(accumulate(x, data).solve().chi2[0])
+    assert "could not be told apart" in str(step)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

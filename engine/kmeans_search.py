@@ -15,12 +15,12 @@ from ..chunking.errors import InputError, RunError
 from ..models.kmeans import bytes_of_voxels
 from ..models.template_choice import ELBOW_SHARE, elbow
 from . import ledger
-from .arguments import check_choice, checked
+from .arguments import checked
 from .figures import save
 from .figures_search import elbow_figure, weights_figure
 from .fit_request import FitRequest, Noise, Where, request_of
 from .kmeans import kmeans
-from .kmeans_request import KmeansRequest
+from .kmeans_request import KmeansRequest, options_of
 from .kmeans_request import request_of as voxels_of
 from .mapping import make_executor
 from .plan import RESERVED_BYTES, Plan, Run
@@ -134,7 +134,8 @@ def kmeans_search(
     (2, True)
     """
     _check(k, v, n, rounds, share)
-    check_choice("init", init, ("greedy", "parallel"))
+    for clusters in {min(k), max(k)}:
+        options_of(clusters, None, seed, init, n_init, tolerance, max_iterations)
     request = request_of(
         store, templates, target, noise=noise, mask=mask, region=region, offset=offset, jackknife=None,
         superpixels=None, ridge=0.0, maps=False,

@@ -207,9 +207,10 @@ class Kept:
         if self._folder is None:
             return None
         try:
-            return Outcome.from_json((self._folder / f"{trial.label}.json").read_text(), self.identity)
+            known = Outcome.from_json((self._folder / f"{trial.label}.json").read_text(), self.identity)
         except OSError:
             return None
+        return known if known is not None and known.trial == trial else None
 
     def put(self, outcome: Outcome) -> None:
         """Keep an outcome."""

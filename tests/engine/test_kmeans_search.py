@@ -161,6 +161,11 @@ def test_share_and_n_init_matter(sky):
         ({"rounds": -1}, "`rounds`"),
         ({"share": 2.0}, "`share`"),
         ({"init": "random"}, "`init`"),
+        ({"n_init": 0}, "`n_init`"),
+        ({"seed": -1}, "`seed`"),
+        ({"tolerance": -1.0}, "`tolerance`"),
+        ({"max_iterations": 0}, "`max_iterations`"),
+        ({"k": [2, 100_000]}, "`k`"),
     ],
 )
 def test_bad_options(sky, options, words):
@@ -194,5 +199,6 @@ def test_damaged_and_foreign_outcomes_are_run_again(tmp_path):
     kept.put(outcome)
     assert kept.get(trial) == outcome
     assert Kept(tmp_path, {"seed": 2}).get(trial) is None
+    assert kept.get(Trial(2, 4.0 + 1e-12, 0.3)) is None  # of the same name in the folder, and another trial
     (tmp_path / "trials" / f"{trial.label}.json").write_text("{")
     assert kept.get(trial) is None

@@ -137,12 +137,12 @@ class ReddeningQuery:
         Parameters
         ----------
         l, b : array_like
-            (...) galactic longitude and latitude in degrees; broadcast against each other.
+            (...) galactic longitude and latitude, numbers in degrees or a Quantity; broadcast against each other.
 
         Raises
         ------
         InputError
-            If a latitude lies outside [-90, 90], or a position is not finite.
+            If a latitude lies outside [-90, 90], a position is not finite, or shapes do not go together.
         FormatError
             If a part of the map is damaged or lost.
         """
@@ -158,7 +158,7 @@ class ReddeningQuery:
         Parameters
         ----------
         ra, dec : array_like
-            (...) right ascension and declination in degrees; broadcast against each other.
+            (...) right ascension and declination, numbers in degrees or a Quantity; broadcast against each other.
 
         Raises
         ------
@@ -196,7 +196,14 @@ class ReddeningQuery:
     __call__ = query
 
     def _at(self, lon: ArrayLike, lat: ArrayLike, frame: str) -> Floats:
-        longitude, latitude = np.broadcast_arrays(np.asarray(lon, np.float64), np.asarray(lat, np.float64))
+        given = _degrees(lon), _degrees(lat)
+        try:
+            longitude, latitude = np.broadcast_arrays(*given)
+        except ValueError:
+            raise InputError(
+                f"longitudes of shape {given[0].shape} and latitudes of shape {given[1].shape} came; give one of both "
+                "for each position."
+            ) from None
         if frame != self._frame:
             geometry.lonlat_pixels(1, longitude, latitude)  # a turn would make a position of what is none
             longitude, latitude = sphere.rotate(longitude, latitude, frame, self._frame)
@@ -249,3 +256,11 @@ class ReddeningQuery:
                 f"tile {tile} of map {self._map!r} in {self._store} is lost. Run the command that made the map again; "
                 "it mends what is damaged."
             )
+
+
+def _degrees(angle: Any) -> Floats:
+    """Return angles as numbers; what carries a unit (Quantity, Angle, Longitude of astropy) is brought to degrees."""
+    try:
+        return np.asarray(angle.to_value("deg") if hasattr(angle, "to_value") else angle, np.float64)
+    except (TypeError, ValueError) as error:  # UnitConversionError of astropy is both
+        raise InputError(f"{angle!r:.80} came as an angle ({error}); give degrees, or a Quantity of angles.") from None

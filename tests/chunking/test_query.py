@@ -213,6 +213,20 @@ def test_many_threads_ask_one_query(store):
         np.testing.assert_array_equal(one, other)
 
 
+def test_what_carries_a_unit_is_brought_to_degrees(store):
+    import astropy.units as u
+    from astropy.coordinates import Angle, Latitude, Longitude
+
+    query = sm.ReddeningQuery(store)
+    want = query.ebv(np.array([30.0, 60.0]), np.array([10.0, -20.0]))
+    got = query.ebv(np.radians([30.0, 60.0]) * u.rad, np.array([600.0, -1200.0]) * u.arcmin)
+    np.testing.assert_array_equal(got, want)
+    assert query.query_equ(Angle("2h"), Angle("10d")) == query.query_equ(30.0, 10.0)
+    assert query.query_equ(Longitude(2, "hourangle"), Latitude(10, "deg")) == query.query_equ(30.0, 10.0)
+    with pytest.raises(InputError, match="angle"):
+        query.ebv(3.0 * u.K, 0.0)
+
+
 def test_a_query_travels_without_what_it_read(store):
     query = sm.ReddeningQuery(store)
     before = len(pickle.dumps(query))
@@ -285,6 +299,10 @@ def test_what_cannot_be_asked_is_told(store, tmp_path):
             ask(np.nan, 0)
     with pytest.raises(InputError, match="SkyCoord"):
         query(17)
+    with pytest.raises(InputError, match=r"shape \(2,\) and latitudes of shape \(3,\)"):
+        query.ebv([1, 2], [1, 2, 3])
+    with pytest.raises(InputError, match="degrees"):
+        query.ebv("north", 0)
 
 
 def test_unfinished_and_lost_maps_are_told(tmp_path):

@@ -94,10 +94,10 @@ def reddening(
     noise : float or str, optional
         Of the target as it is stored, as for `fit`.
     mask : str, optional
-        Map that says which pixels are fitted.
+        Map that says which pixels are fitted; see `skymill.mask`.
     region : str, Region, sequence of them, or mapping of names to these, optional
-        Where there are coefficients of their own; in the order given where regions overlap.  See `train` for what can
-        be written.  Default the galactic caps, "ngc" (b > 0) and "sgc" (b < 0).
+        Where there are coefficients of their own; in the order given where regions overlap.  See `skymill.mask` for what
+        can be written.  Default the galactic caps, "ngc" (b > 0) and "sgc" (b < 0).
     offset : bool
         Fit a constant too.
     jackknife : int, optional

@@ -94,9 +94,9 @@ def compare_reddening(
     slope : float, optional
         Do not fit the slope, take this one.
     mask : str, optional
-        Map that says which pixels count; see `apodize` for the kinds of masks.
+        Map that says which pixels count; see `skymill.mask`.
     region : str, Region, sequence of them, or mapping of names to these, optional
-        Where to compare; see `train` for what can be written.  Default the galactic caps, "ngc" (b > 0) and "sgc"
+        Where to compare; see `skymill.mask` for what can be written.  Default the galactic caps, "ngc" (b > 0) and "sgc"
         (b < 0).
     out_dir : path, optional
         Folder for `comparison.json`, a figure and `index.html`.

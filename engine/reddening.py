@@ -96,7 +96,7 @@ def reddening(
     mask : str, optional
         Map that says which pixels are fitted; see `skymill.mask`.
     region : str, Region, sequence of them, or mapping of names to these, optional
-        Where there are coefficients of their own; in the order given where regions overlap.  See `skymill.mask` for what
+        Where there are coefficients of their own; in the order given where regions overlap.  `skymill.mask` says what
         can be written.  Default the galactic caps, "ngc" (b > 0) and "sgc" (b < 0).
     offset : bool
         Fit a constant too.

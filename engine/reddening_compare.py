@@ -96,7 +96,7 @@ def compare_reddening(
     mask : str, optional
         Map that says which pixels count; see `skymill.mask`.
     region : str, Region, sequence of them, or mapping of names to these, optional
-        Where to compare; see `skymill.mask` for what can be written.  Default the galactic caps, "ngc" (b > 0) and "sgc"
+        Where to compare; `skymill.mask` says what can be written.  Default the galactic caps, "ngc" (b > 0) and "sgc"
         (b < 0).
     out_dir : path, optional
         Folder for `comparison.json`, a figure and `index.html`.

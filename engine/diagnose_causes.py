@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ..chunking import store as stores
 from .diagnose_pass import Frame, PolarizationDensity, SlopeDensity, merge_counts
 from .diagnosis import Asked, Found, Report
-from .figures_residual import fingerprint_figure, polarization_figure, slopes_figure
+from .figures_residual import COLUMNS, fingerprint_figure, polarization_figure, slopes_figure, told
 from .moments import Integers
 from .plan import Run
 from .region_pass import reduce_regions
@@ -51,13 +51,13 @@ def report_slopes(
         "slopes.png",
         "Residual against the low band versus residual against gas, each without its mean; contours enclose 68 and "
         "95 % of the pixels.",
-        80 + 420 * len(models),
+        80 + 420 * min(COLUMNS, len(models)),
     )
     report.figure(
         fingerprint_figure(table),
         "fingerprints.png",
         "Measured slopes by region (dots, with errors from leaving out patches of sky) and those of the causes "
-        "(lines); beside the name the cause that fits.",
+        "(lines); beside the name the cause that fits, or how many do.",
         120 + 420 * table.sizes["residual"],
     )
     causes = [str(name) for name in table["cause"].values]
@@ -66,7 +66,7 @@ def report_slopes(
         one = table.sel(region=name)
         for place, residual in enumerate(table["residual"].values):
             slope, error = one["slope"][place], one["error"][place]
-            verdict = str(one["verdict"].values) if place == 0 else ""
+            verdict = told(one) if place == 0 else ""
             likelihoods = [number(float(one["likelihood"].sel(cause=c)), 2) if place == 0 else "" for c in causes]
             rows.append(
                 [str(name), str(residual), f"{int(one['pixels']):,}", fixed(float(slope), 3), fixed(float(error), 3),
@@ -91,7 +91,7 @@ def report_polarization(report: Report, asked: Asked, table: xr.Dataset, run: Ru
     for name, mean in means.items():
         one = table.sel(region=name)
         widths = (float(one["fraction_sigma"]) / (1 + mean), float(one["residual_sigma"]))
-        frames[name] = Frame.around((0.0, 0.0), widths)
+        frames[name] = Frame.around((0.0, float(one["residual_mean"])), widths)
     kernel = PolarizationDensity(
         models, asked.polarized, asked.noise, means, frames, stores.tiling_of(asked.store).tile_npix
     )
@@ -102,7 +102,7 @@ def report_polarization(report: Report, asked: Asked, table: xr.Dataset, run: Ru
         polarization_figure(tables, frames, table),
         "polarization.png",
         f"Fractional residual of {asked.intensity} against the departure of the polarisation fraction from its mean.",
-        80 + 420 * len(models),
+        80 + 420 * min(COLUMNS, len(models)),
     )
     rows = []
     for name in table["region"].values:

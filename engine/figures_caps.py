@@ -15,6 +15,7 @@ from .moments import Floats
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
 NO_VALUE = "#dcdcdc"
 TITLES: Mapping[Cap, str] = {"north": "Northern galactic cap", "south": "Southern galactic cap"}
@@ -68,9 +69,9 @@ def caps_figure(
             np.ma.masked_invalid(images[cap]), cmap=colours, norm=norm, origin="lower", extent=(-1, 1, -1, 1),
             interpolation="nearest", zorder=1,
         )  # fmt: skip
-        _graticule(axes, cap, extent)
+        rim = _graticule(axes, cap, extent)
         for name, circle in (circles or {}).items():
-            _circle(axes, cap, name, circle)
+            _circle(axes, cap, name, circle, rim)
         axes.set_title(TITLES[cap], fontsize=LABEL_SIZE, color=INK, fontweight="bold", pad=16)
         axes.set_xlim(-1.02 * extent, 1.02 * extent)
         axes.set_ylim(-1.02 * extent, 1.02 * extent)
@@ -98,12 +99,12 @@ def _extent(image: Floats) -> float:
     return float(np.sqrt(2.0) * np.sin(np.radians(rim) / 2.0))
 
 
-def _graticule(axes: Axes, cap: Cap, extent: float) -> None:
-    """Draw the field, parallels every 30 degrees and meridians every 60, with their labels."""
+def _graticule(axes: Axes, cap: Cap, extent: float) -> Patch:
+    """Draw the field, parallels every 30 degrees and meridians every 60, with their labels; return the field."""
     from matplotlib.patches import Circle as Disc
 
     sign = 1.0 if cap == "north" else -1.0
-    axes.add_patch(Disc((0, 0), extent, facecolor=NO_VALUE, edgecolor="none", zorder=0))
+    field = axes.add_patch(Disc((0, 0), extent, facecolor=NO_VALUE, edgecolor="none", zorder=0))
     axes.add_patch(Disc((0, 0), extent, facecolor="none", edgecolor=INK, linewidth=0.9, zorder=4))
     look: dict[str, Any] = {"color": INK, "linewidth": 0.5, "alpha": 0.35, "zorder": 2}
     around = np.linspace(0.0, 360.0, 361)
@@ -124,9 +125,10 @@ def _graticule(axes: Axes, cap: Cap, extent: float) -> None:
         turn = np.radians(lon)
         axes.text(-1.07 * extent * np.sin(turn), -sign * 1.07 * extent * np.cos(turn), f"{lon}°", fontsize=NOTE_SIZE,
                   color=INK, ha="center", va="center")  # fmt: skip
+    return field
 
 
-def _circle(axes: Axes, cap: Cap, name: str, circle: Circle) -> None:
+def _circle(axes: Axes, cap: Cap, name: str, circle: Circle, rim: Patch) -> None:
     from matplotlib.patheffects import withStroke
 
     lon, lat, radius = circle
@@ -135,7 +137,7 @@ def _circle(axes: Axes, cap: Cap, name: str, circle: Circle) -> None:
     if not np.isfinite(x).any():
         return
     halo = [withStroke(linewidth=3.0, foreground="white", alpha=0.9)]
-    axes.plot(x, y, color=INK, linewidth=1.2, zorder=6, path_effects=halo, clip_on=True)
+    axes.plot(x, y, color=INK, linewidth=1.2, zorder=6, path_effects=halo)[0].set_clip_path(rim)
     top = int(np.nanargmax(y))
     axes.text(float(x[top]), float(y[top]) + 0.012, name, fontsize=LABEL_SIZE, fontweight="bold", color=INK, zorder=7,
               ha="center", va="bottom", path_effects=halo, clip_on=True)  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,6 +32,11 @@ CAUSE_NAMES = {
     "beta": "emissivity index β",
     "temperature-beta": "T\N{EN DASH}β anticorrelation",
 }
+
+
+FEW_REGIONS = 4  # whose legend leaves room for what is drawn
+COLUMNS = 3  # of panels in a row
+FAINTEST = 0.2  # pixels that are as white as the paper: one alone is grey
 
 
 def colour_of(cause: str) -> str:
@@ -78,6 +83,7 @@ def distribution_figure(parts: Mapping[str, Histogram], *, label: str, unit: str
     shown = {name: part for name, part in parts.items() if part.total > 1}
     if not shown:
         return None
+    legend = len(shown) <= FEW_REGIONS
     figure = new_figure(6.8, 3.7 + 0.34 * len(shown))
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[2.6, 0.35 * len(shown) + 0.35])
     low = factor * min(part.quantile(QUANTILES[2][0]) for part in shown.values())
@@ -97,8 +103,11 @@ def distribution_figure(parts: Mapping[str, Histogram], *, label: str, unit: str
     above.set_xlim(low - spare, high + spare)
     above.set_ylim(bottom=0)
     style(above, y="Density of pixels")
-    above.legend(fontsize=NOTE_SIZE, frameon=False, loc="upper right")
-    below.set_yticks(range(len(shown)), list(shown))
+    if legend:
+        above.legend(fontsize=NOTE_SIZE, frameon=False, loc="upper right")
+    below.set_yticks(
+        range(len(shown)), [name if legend else f"{name} ({part.total:,})" for name, part in shown.items()]
+    )
     below.set_ylim(len(shown) - 0.45, -0.55)
     style(below, x=f"{label} [{unit}]" if unit else label)
     below.tick_params(axis="y", length=0)
@@ -126,9 +135,10 @@ def profiles_figure(found: xr.Dataset, *, label: str, unit: str, units: Mapping[
         Of the other maps.
     """
     names = [str(name) for name in found["against"].values]
-    columns = min(3, len(names))
+    columns = min(COLUMNS, len(names))
     rows = -(-len(names) // columns)
-    figure = new_figure(0.5 + 3.5 * columns, 0.3 + 3.1 * rows)
+    below = found.sizes["region"] > FEW_REGIONS
+    figure = new_figure(0.5 + 3.5 * columns, 0.3 + (3.1 + (0.2 * found.sizes["region"] if below else 0.0)) * rows)
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for axes in panels.flat[len(names) :]:
         axes.set_axis_off()
@@ -146,7 +156,8 @@ def profiles_figure(found: xr.Dataset, *, label: str, unit: str, units: Mapping[
             axes.plot(one["x"], one["median"], "_", color=colour, markersize=7, alpha=0.7)
             if np.isfinite(one["expected_slope"]):
                 axes.plot(one["x"], one["expected"], color=colour, linewidth=1.2, linestyle=(0, (1, 1.2)))
-        axes.legend(fontsize=NOTE_SIZE, frameon=False, loc="best", handletextpad=0.3)
+        look: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)} if below else {"loc": "best"}
+        axes.legend(fontsize=NOTE_SIZE, frameon=False, handletextpad=0.3, **look)
         own = units.get(name, "")
         style(axes, x=f"{name} [{written(own)}]" if own not in ("", "1") else name)
         if place % columns == 0:
@@ -160,7 +171,12 @@ def density(axes: Axes, frame: Frame, table: Integers) -> None:
 
     x, y = (np.linspace(*side, table.shape[0] + 1) for side in (frame.x, frame.y))
     axes.pcolormesh(
-        x, y, np.ma.masked_equal(table.T, 0), norm=LogNorm(1, max(10, int(table.max()))), cmap="Greys", rasterized=True
+        x,
+        y,
+        np.ma.masked_equal(table.T, 0),
+        norm=LogNorm(FAINTEST, max(10, int(table.max()))),
+        cmap="Greys",
+        rasterized=True,
     )
     if table.sum() >= 1000:
         coarse = table.reshape(table.shape[0] // 4, 4, table.shape[1] // 4, 4).sum(axis=(1, 3))
@@ -168,6 +184,17 @@ def density(axes: Axes, frame: Frame, table: Integers) -> None:
         centres = [(side[:-1:4] + side[4::4]) / 2 for side in (x, y)]
         if levels.size and levels[0] > 0:
             axes.contour(*centres, coarse.T, levels=levels, colors=INK, linewidths=0.7)
+
+
+def _panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
+    """Return a figure with a panel a region, in rows."""
+    columns = min(COLUMNS, count)
+    rows = -(-count // columns)
+    figure = new_figure(0.7 + 4.0 * columns, height * rows)
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in panels[count:]:
+        axes.set_axis_off()
+    return figure, panels[:count]
 
 
 def slopes_figure(
@@ -185,8 +212,7 @@ def slopes_figure(
         Texts.
     """
     names = list(tables)
-    figure = new_figure(0.7 + 4.0 * len(names), 4.3)
-    panels = figure.subplots(1, len(names), squeeze=False)[0]
+    figure, panels = _panels(len(names), 4.3)
     for axes, name in zip(panels, names, strict=True):
         one, frame = found.sel(region=name).isel(residual=0), frames[name]
         density(axes, frame, tables[name])
@@ -202,8 +228,21 @@ def slopes_figure(
         axes.set_ylim(*frame.y)
         style(axes, x=f"r(gas \N{RIGHTWARDS ARROW} {high}) [{unit}]", title=name)
         axes.legend(fontsize=NOTE_SIZE - 0.5, loc="upper left", framealpha=0.85, edgecolor="none", borderpad=0.3)
-    panels[0].set_ylabel(f"r({low} \N{RIGHTWARDS ARROW} {high}) [{unit}]", fontsize=LABEL_SIZE, color=INK)
+    for axes in panels[::COLUMNS]:
+        axes.set_ylabel(f"r({low} \N{RIGHTWARDS ARROW} {high}) [{unit}]", fontsize=LABEL_SIZE, color=INK)
     return figure
+
+
+def told(one: xr.Dataset) -> str:
+    """Return the cause of the slopes of a region in words; where several fit, how many.
+
+    Parameters
+    ----------
+    one : Dataset
+        What `slopes` returned, of one region.
+    """
+    fitting = [cause for cause in str(one["consistent"].values).split(", ") if cause]
+    return str(one["verdict"].values) if len(fitting) < 2 else f"{len(fitting)} causes fit"
 
 
 def fingerprint_figure(found: xr.Dataset) -> Figure:
@@ -235,7 +274,7 @@ def fingerprint_figure(found: xr.Dataset) -> Figure:
         style(axes, x=f"slope of r({text}) against r(gas)")
         axes.margins(x=0.12)
     panels[0].set_yticks(
-        range(rows), [f"{n}: {v}" for n, v in zip(measured["region"].values, measured["verdict"].values, strict=True)]
+        range(rows), [f"{name}: {told(measured.sel(region=name))}" for name in measured["region"].values]
     )
     panels[0].tick_params(axis="y", length=0)
     figure.legend(*panels[0].get_legend_handles_labels(), fontsize=NOTE_SIZE, frameon=False, loc="outside upper center",
@@ -254,8 +293,7 @@ def polarization_figure(tables: Mapping[str, Integers], frames: Mapping[str, Fra
         What `polarization` returned, with a dimension `region`.
     """
     names = list(tables)
-    figure = new_figure(0.7 + 4.0 * len(names), 4.2)
-    panels = figure.subplots(1, len(names), squeeze=False)[0]
+    figure, panels = _panels(len(names), 4.2)
     for axes, name in zip(panels, names, strict=True):
         one, frame = found.sel(region=name), frames[name]
         density(axes, frame, tables[name])
@@ -281,5 +319,6 @@ def polarization_figure(tables: Mapping[str, Integers], frames: Mapping[str, Fra
             f"correlation {signed(float(one['correlation']), 2)}\nmean p {100 * float(one['fraction']):.1f} %",
             "lower left",
         )
-    panels[0].set_ylabel(r"$(I - I_{\rm mod})\,/\,(I - O)$", fontsize=LABEL_SIZE, color=INK)
+    for axes in panels[::COLUMNS]:
+        axes.set_ylabel(r"$(I - I_{\rm mod})\,/\,(I - O)$", fontsize=LABEL_SIZE, color=INK)
     return figure

@@ -142,9 +142,9 @@ def polarization(
     -------
     Plan
         Its run returns a Dataset: `slope`, `error`, `formal_error` and `expected` (-1), `correlation` of residual and
-        polarisation fraction, `fraction` and `fraction_sigma` (pbar and the spread of p), `residual_sigma`, `pixels`,
-        and `not_positive`, pixels left out because I - O is not positive.  With named regions every variable has a
-        leading dimension `region`.
+        polarisation fraction, `fraction` and `fraction_sigma` (pbar and the spread of p), `residual_mean` and
+        `residual_sigma` of the fractional residual, `pixels`, and `not_positive`, pixels left out because I - O is not
+        positive.  With named regions every variable has a leading dimension `region`.
 
     Raises
     ------
@@ -219,6 +219,7 @@ def _row(moments: BlockMoments, dark: int, *, blocks: bool) -> dict[str, float]:
         "correlation": float(correlation(covariance)),
         "fraction": float(mean[0]),
         "fraction_sigma": float(np.sqrt(covariance[0, 0])),
+        "residual_mean": float(mean[1]),
         "residual_sigma": float(np.sqrt(covariance[1, 1])),
         "pixels": pixels,
         "not_positive": dark,

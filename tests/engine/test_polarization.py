@@ -38,6 +38,9 @@ def test_the_slope_is_minus_one(where, maps):
     assert float(found["correlation"]) == pytest.approx(-1.0, abs=1e-4)
     assert float(found["fraction"]) == pytest.approx((MEAN + CHANGE).mean(), rel=1e-5)
     assert float(found["fraction_sigma"]) == pytest.approx(CHANGE.std(ddof=1), rel=1e-4)
+    observed = sky.get(where, "i353") - sky.OFFSETS["i353"]
+    residual = 1.0 - sky.emissivity("i353") * sky.get(where, "nhi") / observed
+    assert float(found["residual_mean"]) == pytest.approx(residual.mean(), abs=1e-9)
     assert int(found["pixels"]) == sky.NPIX
 
 

@@ -91,6 +91,21 @@ def test_caps_with_values_are_drawn_with_their_circles(tmp_path):
     assert (tmp_path / "caps.png").stat().st_size > 1000
 
 
+def test_circles_end_at_the_rim_of_a_cap():
+    image = np.where(np.abs(cap_lonlat("north", 40)[1]) > 40, 1.0, np.nan)
+    figure = caps_figure({"north": image}, title="T", unit="K", circles={"A": (100.0, 42.0, 8.0)})
+    axes = figure.axes[0]
+    circle = next(line for line in axes.lines if line.get_zorder() == 6)
+    rim = circle.get_clip_path()
+    assert rim is not None
+    figure.canvas.draw()
+    outline = rim.get_fully_transformed_path().vertices
+    centre = axes.transData.transform((0.0, 0.0))
+    radius = axes.transData.transform((1.0, 0.0))[0] - centre[0]
+    reach = np.hypot(*(outline - centre).T) / radius
+    np.testing.assert_allclose(reach.min(), np.sqrt(2) * np.sin(np.radians(25)), rtol=2e-3)
+
+
 def test_the_reach_and_the_centre_set_the_colours():
     image = np.linspace(-1, 3, 400).reshape(20, 20)
     plain, wide = (
@@ -120,6 +135,14 @@ def test_distributions_by_region():
     assert figures.distribution_figure({"none": Histogram(FRACTION_SCALE)}, label="r", unit="%") is None
 
 
+def test_many_distributions_have_no_legend_over_them():
+    random = np.random.default_rng(0)
+    parts = {str(n): Histogram.of(FRACTION_SCALE, random.normal(0, 0.1, 500)) for n in range(9)}
+    above, below = figures.distribution_figure(parts, label="r", unit="%").axes
+    assert above.get_legend() is None
+    assert [text.get_text() for text in below.get_yticklabels()] == [f"{n} (500)" for n in range(9)]
+
+
 def slopes_table(slope=(0.37, 0.0)):
     expected = np.array([[each.slope] for each in fingerprints()])
     return xr.Dataset(
@@ -128,6 +151,7 @@ def slopes_table(slope=(0.37, 0.0)):
             "error": (("region", "residual"), np.full((2, 1), 0.01)),
             "expected": (("region", "cause", "residual"), np.stack([expected, expected])),
             "verdict": (("region",), ["temperature", "dust-to-gas"]),
+            "consistent": (("region",), ["temperature", "dust-to-gas"]),
         },
         coords={"region": ["NGC", "SGC"], "residual": ["i353 -> i857"], "cause": list(CAUSES)},
     )
@@ -152,6 +176,63 @@ def test_slopes_are_drawn_with_those_of_the_causes():
     assert figure.axes[1].get_title("left") == "SGC"
     line = next(line for line in figure.axes[0].lines if str(line.get_label()).startswith("measured"))
     assert line.get_ydata()[1] / line.get_xdata()[1] == pytest.approx(0.37)
+
+
+def test_single_pixels_are_seen():
+    frame = Frame.around((0.0, 0.0), (1.0, 1.0))
+    table = frame.counts(np.array([0.5, -0.5, -0.5]), np.array([0.5, -0.5, -0.5]))
+    figure = figures.slopes_figure(
+        {"NGC": table}, {"NGC": frame}, slopes_table(), high="i857", low="i353", unit="MJy/sr"
+    )
+    mesh = figure.axes[0].collections[0]
+    one, two = (float(mesh.to_rgba(float(count))[0]) for count in (1, 2))
+    assert two < one < 0.85
+
+
+def test_many_regions_stand_in_rows():
+    frame = Frame.around((0.0, 0.0), (1.0, 1.0))
+    names = [str(n) for n in range(7)]
+    one = slopes_table().isel(region=[0])
+    found = xr.concat([one.assign_coords(region=[name]) for name in names], "region")
+    tables, frames = dict.fromkeys(names, frame.counts(np.zeros(9), np.zeros(9))), dict.fromkeys(names, frame)
+    polarised = xr.Dataset(
+        {key: (("region",), np.full(7, -0.5)) for key in ("slope", "error", "correlation", "fraction")},
+        coords={"region": names},
+    )
+    for figure in (
+        figures.slopes_figure(tables, frames, found, high="i857", low="i353", unit="MJy/sr"),
+        figures.polarization_figure(tables, frames, polarised),
+    ):
+        width, height = figure.get_size_inches()
+        assert width < 14
+        assert height > 12
+        shown = [axes for axes in figure.axes if axes.axison]
+        assert [axes.get_title("left") for axes in shown] == names
+        assert [bool(axes.get_ylabel()) for axes in shown] == [True, False, False] * 2 + [True]
+
+
+def test_legends_of_many_profiles_stand_below_the_panels():
+    regions = [f"a region with a name {n}" for n in range(8)]
+    shape = {"region": 8, "against": 1, "bin": 3}
+    bins = {key: (tuple(shape), np.full(tuple(shape.values()), 1.0)) for key in ("x", "mean", "error", "median")}
+    maps = {key: (("region", "against"), np.full((8, 1), np.nan)) for key in ("pearson", "expected_slope")}
+    found = xr.Dataset({**bins, **maps}, coords={"region": regions, "against": ["nhi"]})
+    for chosen, outside in ((regions, True), (regions[:2], False)):
+        figure = figures.profiles_figure(found.sel(region=chosen), label="r", unit="MJy/sr", units={})
+        figure.canvas.draw()
+        axes = figure.axes[0]
+        legend, panel = axes.get_legend().get_window_extent(), axes.get_window_extent()
+        assert (legend.y1 < panel.y0) == outside
+        assert panel.height > 150
+        assert legend.x0 >= 0
+        assert legend.x1 <= figure.bbox.x1
+        assert legend.y0 >= 0
+
+
+def test_causes_that_cannot_be_told_apart_are_not_named():
+    found = slopes_table().assign(consistent=(("region",), ["temperature", "dust-to-gas, temperature-beta"]))
+    labels = [text.get_text() for text in figures.fingerprint_figure(found).axes[0].get_yticklabels()]
+    assert labels == ["NGC: temperature", "SGC: 2 causes fit"]
 
 
 def test_regions_without_a_slope_are_left_out_of_fingerprints():

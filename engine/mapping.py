@@ -212,6 +212,12 @@ def map_plan(
     if reads:
         store.require_maps(where, reads, cubes=cubes)
         _check_same_grid(where, there, tiling)
+        over = [made.name for made in writes if made.name in reads and where == there]
+        if over:  # it is deleted before the first tile is read
+            raise InputError(
+                f"{verb} would write {over[0]!r} over a map that it reads; give the result another name, or write to "
+                "another store."
+            )
     facts: dict[str, Any] = {
         "verb": verb,
         "skymill": __version__,

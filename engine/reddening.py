@@ -163,6 +163,8 @@ def reddening(
     """
     where = stores.address(store)
     names = (templates,) if isinstance(templates, str) else tuple(templates)
+    if not names:
+        raise InputError("`templates` is empty; give the column densities that reddening is made of.")
     if not (np.isfinite(factor) and factor != 0):
         raise InputError(f"`factor` {factor} came; give a finite number, not 0.")
     stores.require_maps(where, (*names, target))
@@ -201,6 +203,8 @@ def reddening(
     # The coefficients follow from these to the last bit, so that a run is known before it has fitted anything.
     fitted = {*names, target, *([mask] if mask else []), *([noise] if isinstance(noise, str) else [])}
     fitted |= {name for each in used.values() for name in each.maps}
+    if out in fitted and into.address == where:
+        raise InputError(f"`out` {out!r} came, a map that is read; call the reddening of gas something else.")
     digests = {f"fitted {name}": map_digest(where, name) for name in sorted(fitted)}
 
     def mapping(models: tuple[LinearModel, ...], provenance: Mapping[str, Any]) -> Plan[Any]:

@@ -132,6 +132,17 @@ def test_a_map_that_is_not_ours_is_not_overwritten(sky):
         total_plan(sky, writes=[MapInfo("i160", "intensity", "MJy/sr")], reads=["i250"])
 
 
+def test_a_map_that_is_read_is_not_written_over(sky, tmp_path):
+    before = content(sky, BANDS[0])
+    mine = MapInfo(BANDS[0], "intensity", "MJy/sr")
+    with pytest.raises(errors.InputError, match="over a map that it reads"):
+        total_plan(sky, writes=[mine], overwrite=True)
+    assert content(sky, BANDS[0]) == before
+    elsewhere = str(tmp_path / "elsewhere.zarr")
+    stores.create(elsewhere, stores.tiling_of(sky).nside, frame=stores.frame_of(sky))
+    total_plan(sky, source=sky, target=elsewhere, writes=[mine])  # of the same name in another store is another map
+
+
 def test_an_unfinished_input_is_refused(sky):
     with pytest.raises(errors.RunError):
         total_plan(sky, Total(fails=(7,))).run()

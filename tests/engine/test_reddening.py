@@ -352,6 +352,13 @@ def test_what_cannot_be_is_told(stores_of, tmp_path, skies):
         sm.reddening(coarse, "nhi", "nhii")
     with pytest.raises(MissingMapError, match="nh2"):
         sm.reddening(coarse, ["nhi", "nh2"])
+    with pytest.raises(InputError, match="`templates` is empty"):
+        sm.reddening(coarse, [])
+    for name in ("nhi", "ebv_sfd"):  # the template, and what it was fitted to
+        with pytest.raises(InputError, match=f"'{name}' came, a map that is read"):
+            sm.reddening(coarse, "nhi", out=name, overwrite=True)
+    with pytest.raises(InputError, match="over a map that it reads"):
+        sm.reddening(coarse, ["nhi", "nhii"], native=fine, out="nhi", overwrite=True)
     with pytest.raises(InputError, match="factor"):
         sm.reddening(coarse, "nhi", factor=0.0)
     with pytest.raises(InputError, match="factor"):

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 import skymill as sm
-from skymill.chunking.errors import InputError, UnitError
 from skymill.chunking import store as stores
+from skymill.chunking.errors import InputError, UnitError
 from skymill.chunking.schema import MapInfo
 
 NSIDE = 32

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -23,6 +25,7 @@ from .profiles import profiles
 from .records import write_text
 from .region_pass import position_memory, reads_of, reduce_regions, refuse_nothing, tiles_with
 from .report import make_directory
+from .selection import described
 from .slope_statistics import SlopeRequest
 from .slopes import FEWEST_PIXELS, slope_dataset, slope_request
 from .temperature_statistics import Thermometer, temperature_dataset
@@ -30,6 +33,8 @@ from .worker import Worker, parse_bytes
 
 if TYPE_CHECKING:
     import xarray as xr
+
+log = logging.getLogger("skymill")
 
 APPROXIMATE_REGIONS = {"LMC": (280.5, -32.9, 8.0), "SMC": (302.8, -44.3, 5.0)}
 """Circles drawn by default: galactic longitude and latitude of the Magellanic Clouds are approximate, radii a guess."""
@@ -116,7 +121,7 @@ def diagnose(
     jackknife : int or None
         nside of the patches of sky that are left out one by one for errors.
     mask : str, optional
-        Mask map; see `skymill.mask`.
+        Mask map; see `skymill.mask`.  A run warns where it is not that of the fit.
     region : str, Region, sequence of them, or mapping, optional
         Pixels to use, or several regions by name, as they were given to the fit.
     title : str
@@ -232,6 +237,8 @@ def diagnose(
     )  # fmt: skip
 
     def execute(run: Run) -> Diagnosis:
+        for line in _other_pixels(known, mask, region):
+            log.warning("diagnose: %s; residuals are taken where the fit did not look, or not where it did.", line)
         pages = make_directory(folder)
         gathered = _distributions(kernel, asked, everything, run)
         found = Found(
@@ -267,6 +274,20 @@ def diagnose(
         },
         notes=[f"writes a report: index.html, report.json, figures of {', '.join(bands)}"],
     )
+
+
+def _other_pixels(fit: xr.Dataset, mask: str | None, region: Any) -> list[str]:
+    """Return in what the pixels of a report are not those of the fit, as far as the fit tells."""
+    told = []
+    own = fit.attrs.get("mask")
+    if own is not None and own != (mask or ""):
+        told.append(f"{f'mask {own!r}' if own else 'no mask'} in the fit, {repr(mask) if mask else 'none'} here")
+    where: Any = (
+        described(region) if not isinstance(region, Mapping) else [[n, described(w)] for n, w in region.items()]
+    )
+    if "where" in fit.attrs and json.loads(fit.attrs["where"]) != json.loads(json.dumps(where)):
+        told.append("another region in the fit than here")
+    return told
 
 
 def _circles(regions: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float, float]]:

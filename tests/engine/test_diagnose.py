@@ -189,6 +189,17 @@ def test_noise_of_polarisation_changes_the_numbers(numbers, fit, tmp_path, found
     assert values[1] < values[0]
 
 
+def test_pixels_that_the_fit_did_not_use_are_told(numbers, fit, tmp_path, caplog):
+    known = fit.assign_attrs(mask="mask", where=json.dumps([[name, where] for name, where in REGION.items()]))
+    numbers(tmp_path / "a", known, region=REGION, mask="mask", regions={}, bins=3)
+    numbers(tmp_path / "b", fit, region=REGION, regions={}, bins=3)
+    assert "the fit" not in caplog.text
+    numbers(tmp_path / "c", known, region=REGION, regions={}, bins=3)
+    assert "mask 'mask' in the fit, none here" in caplog.text
+    numbers(tmp_path / "d", known, region={**REGION, "NGC": "b > 50"}, mask="mask", regions={}, bins=3)
+    assert "another region in the fit than here" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [

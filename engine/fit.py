@@ -78,7 +78,8 @@ def fit(
     noise : float, str or mapping of str to float, str or None, optional
         Sigma of a pixel, in the unit of the target; or a map of sigma, or of the variance if its unit is the square
         of the target's; by target where a mapping.  None: all pixels count alike, and the size of the noise is taken
-        from the residuals.  Noise that is zero, negative or missing in a used pixel is an error.
+        from the residuals; `chi2` is then the sum of their squares, in the square of the target's unit.  Noise that is
+        zero, negative or missing in a used pixel is an error.
     mask : str, optional
         Map of the pixels to use; a uint8 map named `mask_*` is 1 where they are not.  A pixel with a weight above 0
         is used.
@@ -90,7 +91,8 @@ def fit(
     noise_spectrum : array, path or mapping, optional
         Power spectrum of noise that is correlated between pixels, such as the CIB, beside `noise`: C_l from ell 0, in
         the square of the unit of the target times steradian, for all targets or by target.  The fit then takes the
-        full covariance of pixels into account, by conjugate gradients with transforms over the sphere.
+        full covariance of pixels into account, by conjugate gradients with transforms over the sphere.  There is no
+        jackknife then.
     lmax : int, optional
         Largest multipole of `noise_spectrum`; default the last given.
     jackknife : int or None

@@ -89,6 +89,7 @@ def write(
         page.figure("coefficients.png", _caption(found), width=900)
         for name, one in _by_region(found):
             _coefficients(page, one, name)
+        _unknown_noise(page, found)
         page.heading("Correlations")
         _correlations(page, found, folder)
     if residuals:
@@ -188,6 +189,18 @@ def _coefficients(page: Page, one: xr.Dataset, name: str) -> None:
         chi2, dof, condition = (float(one[field].values[i]) for field in ("chi2", "dof", "condition"))
         rows.append([str(target), number(chi2, 6), f"{dof:.0f}", number(chi2 / dof, 4), number(condition, 4)])
     page.table(["target", "χ²", "degrees of freedom", "χ² / dof", "condition"], rows)
+
+
+def _unknown_noise(page: Page, found: xr.Dataset) -> None:
+    """Say that chi^2 is no pure number where the noise is not known."""
+    unknown = [target for target, noise in json.loads(found.attrs["noise"]).items() if noise is None]
+    if unknown:
+        known = infos(str(found.attrs["store"]))
+        units = ", ".join(dict.fromkeys(f"({known[target].unit})²" for target in unknown))
+        page.paragraph(
+            f"No noise was given for {', '.join(unknown)}: its χ² is the sum of squared residuals, in {units}, and "
+            "χ² / dof their variance, which the formal errors are scaled with."
+        )
 
 
 def _correlations(page: Page, found: xr.Dataset, folder: Path) -> None:

@@ -257,6 +257,8 @@ def assemble(
         if not found[name].attrs["units"]:
             power = ", squared" if name == "covariance" else ""
             found[name].attrs["units"] = f"that of the coordinate `unit`{power}"
+    if None in request.noise:
+        found["chi2"].attrs["units"] = "1, or the square of the target's where no noise is given"
     if superpixels is None:
         found.attrs |= _statements(request, fits)
     return found
@@ -352,9 +354,9 @@ def _about_errors(request: FitRequest, fit: RegionFit, band: int, name: str) -> 
         parts[0] = parts[0].replace(" for", " times as large for", 1)
         more = f", less for {len(large) - MOST_SAID} others" if len(large) > MOST_SAID else ""
         listed = ", ".join(parts) + more
-        cause = (
-            f"chi^2 / dof is {reduced:.3g}" if noisy and reduced > POOR_CHI2 else "residuals of neighbours are alike"
-        )
+        # Which of the two it is, sums over super-pixels do not tell.
+        plain_noise = "residuals are alike in neighbours, or larger where templates are"
+        cause = f"chi^2 / dof is {reduced:.3g}" if noisy and reduced > POOR_CHI2 else plain_noise
         said.append(
             f"The formal errors of {name} are too small: the scatter over super-pixels is {listed} "
             f"({cause}). Use `jackknife_error`."

@@ -151,6 +151,7 @@ def test_errors_that_are_too_small_are_stated(tmp_path, caplog):
     assert "The formal errors of i857 are too small" in said
     assert "times as large for nhi" in said
     assert "Use `jackknife_error`" in said
+    assert "residuals are alike in neighbours, or larger where templates are" in said
     assert "i353" not in said
     assert "formal errors of i857" in caplog.text
     assert float(found["jackknife_error"][0, 0] / found["error"][0, 0]) > 3

@@ -173,6 +173,15 @@ def test_pages_of_super_pixels_and_statements(tmp_path):
     assert "fit_model_i857" in page
 
 
+def test_pages_tell_what_chi2_is_without_noise(sky, tmp_path):
+    where, _ = sky
+    sm.fit(where, TEMPLATES, TARGETS, noise={"i857": "sigma", "i353": None}, out_dir=tmp_path / "a").run(progress=False)
+    page = (tmp_path / "a" / "index.html").read_text()
+    assert "No noise was given for i353: its χ² is the sum of squared residuals, in (MJy/sr)²" in page
+    sm.fit(where, TEMPLATES, TARGETS, noise="sigma", out_dir=tmp_path / "b").run(progress=False)
+    assert "No noise was given" not in (tmp_path / "b" / "index.html").read_text()
+
+
 def test_the_report_of_a_run_is_the_result(sky, tmp_path):
     where, _ = sky
     found = sm.fit(where, TEMPLATES, "i857").run(progress=False, report=tmp_path / "report.json")

@@ -85,7 +85,8 @@ def kmeans(
     k : int
         How many clusters.
     weights : mapping of str to float, optional
-        Weights of "x", "y", "z", "v", "n"; default 1 each.  0 leaves an attribute out.
+        Weights of "x", "y", "z", "v", "n"; default 1 each.  0 leaves an attribute out: `centres` then have its mean
+        over all voxels.
     mask : str, optional
         Mask map, see `skymill.mask`; default all pixels.
     region : str, Region, or sequence of them, optional
@@ -115,7 +116,7 @@ def kmeans(
     cache : bool
         Keep voxels in the memory of workers between iterations, as many as fit; without it they are read again.
     overwrite : bool
-        Replace maps that another run made.
+        Replace maps that another run made; those of more clusters than `k` stay, with a warning.
     threads : int, optional
         Tasks at once, without a client; default all cores.
     memory : int or str, optional
@@ -190,8 +191,9 @@ def kmeans(
             keeper = None if target is None or out is None else _keeper(request, parameters, target, out)
             clusters, found = find(request, options, Source.of(request, budget), run, keeper)
             maps = writing(clusters, worker)
-            if maps is not None:
+            if maps is not None and target is not None:
                 maps.execute(run)
+                _tell_of_others(target.address, str(out), k)
             return dataset(request, options, clusters, found)
 
         ahead = writing(None, worker)
@@ -217,6 +219,17 @@ def kmeans(
         )
 
     return planned(here)
+
+
+def _tell_of_others(store: str, out: str, k: int) -> None:
+    """Warn of maps that look as if they belonged to these clusters and do not."""
+    held, number = stores.infos(store), k + 1
+    others = []
+    while f"{out}_{number}" in held:
+        others.append(f"{out}_{number}")
+        number += 1
+    if others:
+        log.warning("kmeans: %s of another clustering stay in %s.", ", ".join(others), store)
 
 
 def _keeper(request: KmeansRequest, parameters: Mapping[str, Any], target: Target, out: str) -> Keeper:

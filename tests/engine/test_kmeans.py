@@ -233,6 +233,14 @@ def test_finished_runs_and_other_runs(sky, tmp_path, monkeypatch):
     assert len(list(Path(out, "ledger/kmeans-state/cluster").iterdir())) == 1
 
 
+def test_maps_of_more_clusters_that_stay_are_told(sky, tmp_path, caplog):
+    out = tmp_path / "out.zarr"
+    sm.kmeans(sky, "n_hi", 4, out_store=out, **OPTIONS).run(progress=False)
+    assert "cluster_4" not in caplog.text
+    sm.kmeans(sky, "n_hi", 2, out_store=out, overwrite=True, **OPTIONS).run(progress=False)
+    assert "cluster_3, cluster_4 of another clustering stay" in caplog.text
+
+
 def _refuse(self):
     raise AssertionError("nothing is to be looked at")
 

@@ -145,11 +145,13 @@ class _KeptDiscs:
     """Discs that tasks find in the store while the run lasts: a task is to be small, a list of sources is not."""
 
     store: str
+    out: str
     digest: str
 
     @property
     def key(self) -> str:
-        return f"ledger/sources-{self.digest}"  # the minus sign is in no name of a map
+        # The minus sign is in no name of a map.  Each mask has its own: the run that ends first takes its list away.
+        return f"ledger/sources-{self.out}-{self.digest}"
 
     def covered(self, tiling: Tiling, tile: int) -> NDArray[np.bool_]:
         return _kept(self.store, self.key).covered(tiling, tile)
@@ -270,7 +272,7 @@ def mask(
             notes=_notes(selection, discs, tiling),
         )
 
-    kept = None if digest is None else _KeptDiscs(address, digest)
+    kept = None if digest is None else _KeptDiscs(address, out, digest)
     plan = planned(kept)
 
     def execute(run: Run) -> MaskReport:

@@ -39,6 +39,7 @@ from .reddening_scatter import (
     scatter_numbers,
 )
 from .region_tables import dataset_json
+from .report import make_directory
 from .selection import BLOCK as SELECTION_BLOCK
 from .selection import BLOCK_BYTES as SELECTION_BYTES
 from .selection import Where, described
@@ -239,6 +240,8 @@ def reddening(
     announced = mapping((), {})
 
     def execute(run: Run) -> xr.Dataset:
+        if out_dir is not None:
+            make_directory(out_dir)  # now, not after the passes over the sky
         found = fitting.run(run.client, progress=run.progress)
         result = _result(found, names, columns, scale, offset)
         models = [

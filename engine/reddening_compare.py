@@ -29,6 +29,7 @@ from .reddening_scatter import (
     scatter_numbers,
 )
 from .region_tables import dataset_json
+from .report import make_directory
 from .selection import BLOCK as SELECTION_BLOCK
 from .selection import BLOCK_BYTES as SELECTION_BYTES
 from .selection import Where, described
@@ -155,6 +156,8 @@ def compare_reddening(
     tiles = tuple(tile for tile in held if any(tile in each.tiles((tile,)) for each in used.values()))
 
     def execute(run: Run) -> xr.Dataset:
+        if out_dir is not None:
+            make_directory(out_dir)  # now, not after the passes over the sky
         if not tiles:
             raise InputError(f"no tile of {where} holds {', '.join(sought)} in any region; nothing can be compared.")
         equations = over_tiles(_Equations(pixels, target, names, slope), pixels, where, tiles, run, "fit")

@@ -349,12 +349,29 @@ def test_stopped_and_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     sm.mask(tmp_path / "stopped.zarr", "used", "b > 11", sources=rows, frame="galactic", overwrite=True).run()
 
 
+def test_two_masks_of_the_same_sources_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sky = empty(tmp_path)
+    sources: Any = {"sources": [(40.0, 10.0), (200.0, -50.0)], "radius": 9.0, "frame": "galactic"}
+    keep, first = masking._keep, sm.mask(sky, "first", **sources)
+
+    def keep_while_the_other_ends(*arguments: Any, **options: Any) -> None:
+        keep(*arguments, **options)
+        monkeypatch.setattr(masking, "_keep", keep)
+        first.run(progress=False)
+        masking._kept.cache_clear()  # tasks of other processes have read nothing
+
+    monkeypatch.setattr(masking, "_keep", keep_while_the_other_ends)
+    left = sm.mask(sky, "second", **sources).run(progress=False)
+    assert left.run.counts == {"computed": 12}
+    np.testing.assert_array_equal(read(sky, "first"), read(sky, "second"))
+
+
 def test_tasks_are_small_and_lazily_the_same(tmp_path: Path) -> None:
     sky = empty(tmp_path / "s.zarr", 16)
     rng = np.random.default_rng(4)
     rows = np.stack([rng.uniform(0, 360, 4000), rng.uniform(-90, 90, 4000)], axis=1)
     discs = Discs(np.column_stack([rows, np.full(4000, 0.5)]))
-    assert len(pickle.dumps(masking._KeptDiscs(sky, "0" * 32))) < 500
+    assert len(pickle.dumps(masking._KeptDiscs(sky, "used", "0" * 32))) < 500
     plan = sm.mask(sky, "used", "b > 10 and not sgc", sources=rows, radius=0.5, frame="galactic")
     assert "4,000 discs around sources, 4,000 of them smaller than" in str(plan)
     lazy = plan.lazy()["used"]

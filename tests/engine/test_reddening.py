@@ -380,6 +380,8 @@ def test_what_cannot_be_is_told(stores_of, tmp_path, skies):
     write_map(coarse, COARSE, 2 * skies["nhi"].astype("f4"), "twice", **COLUMN)
     with pytest.raises(InputError, match="collinear"):
         sm.reddening(coarse, ["nhi", "twice"]).run()
+    with pytest.raises(InputError, match="folder on this machine"):
+        sm.reddening(coarse, "nhi", out_dir="s3://bucket/page").run()
     assert "ebv" not in stores.infos(coarse)
     with pytest.raises(InputError, match="nowhere"):
         sm.reddening(coarse, "nhi", region={"nowhere": "b > 30 and b < 20"}).run()

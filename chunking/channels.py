@@ -128,6 +128,9 @@ class Channels:
     def overlap(self, low: float, high: float) -> NDArray[np.float64]:
         """Return which fraction of each channel lies between two velocities, (channel,) float64 from 0 to 1.
 
+        What is nearer to 0 or 1 than a millionth is just that: a limit at the edge of a channel leaves no splinter of
+        its neighbour, whose missing values would count.
+
         Parameters
         ----------
         low, high : float
@@ -147,7 +150,9 @@ class Channels:
             raise InputError(f"the velocities {low} to {high} came; the first must be below the second.")
         edges = self.edges
         inside = np.minimum(edges[:, 1], high) - np.maximum(edges[:, 0], low)
-        fraction: NDArray[np.float64] = np.clip(inside / np.array(self.width), 0.0, 1.0)
+        fraction: NDArray[np.float64] = inside / np.array(self.width)
+        fraction[fraction < OVERLAP] = 0.0
+        fraction[fraction > 1.0 - OVERLAP] = 1.0
         return fraction
 
 

@@ -50,6 +50,17 @@ def test_overlap_with_all_velocities_is_everything_and_parts_add_up():
         channels.overlap(np.nan, 3)
 
 
+def test_limits_at_edges_leave_no_splinters_of_neighbours():
+    channels = sm.Channels(tuple(0.1 * number for number in range(20)), (0.1,) * 20)
+    assert channels.edges[7, 1] > 0.75  # by rounding
+    assert np.flatnonzero(channels.overlap(0.75, 1.25)).tolist() == [8, 9, 10, 11, 12]
+    for low in range(18):
+        for high in range(low + 1, 19):
+            found = channels.overlap(low / 10 + 0.05, high / 10 + 0.05)
+            assert found.tolist() == [float(low < number <= high) for number in range(20)]
+    assert channels.overlap(0.0, 0.051)[1] == pytest.approx(0.01)  # a real part of a channel stays
+
+
 @pytest.mark.parametrize(
     ("velocity", "width", "words"),
     [

@@ -166,6 +166,8 @@ def kmeans_search(
                 go(sorted(asked - set(found)), f"search, round {round_ + 1}")
         finally:
             forget()
+            if run.client is not None:
+                run.client.run(forget, on_error="ignore")
         dataset = _dataset(found, sorted(set(k)), target, share)
         if folder is not None:
             _write(dataset, folder)

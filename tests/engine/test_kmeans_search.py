@@ -98,6 +98,15 @@ def test_any_number_of_threads_gives_the_same(sky, found):
     assert again.run(progress=False).identical(dataset)
 
 
+def test_workers_give_the_same_and_keep_no_pixels(sky):
+    options = {"k": [1, 2], "v": [1.0], "n": [0.3], "rounds": 1, "region": "ngc", "mask": "mask"}
+    here = sm.kmeans_search(sky, "n_hi", **options).run(progress=False)
+    with sm.connect(workers=2, threads=1, memory="1GB") as client:
+        there = sm.kmeans_search(sky, "n_hi", **options).run(client, progress=False)
+        assert there.identical(here)
+        assert set(client.run(lambda: len(search_trials._kept)).values()) == {0}
+
+
 def test_the_folder_holds_numbers_figures_and_a_page(found):
     folder, dataset = found
     told = json.loads((folder / "search.json").read_text())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 log = logging.getLogger("skymill")
+
+_SECONDS_BETWEEN_LINES = 5.0
 
 
 @checked
@@ -314,9 +317,15 @@ def find(
         if keeper is not None:
             keeper.found = found
 
+        said = time.monotonic()
+
         def keep(progress: Progress) -> None:
+            nonlocal said
             if progress.state is not None:
-                log.info("kmeans: start %d, iteration %d", progress.attempt + 1, progress.state.iteration)
+                due = time.monotonic() - said >= _SECONDS_BETWEEN_LINES  # a line an iteration would flood the screen
+                said = time.monotonic() if due else said
+                level = logging.INFO if due else logging.DEBUG
+                log.log(level, "kmeans: start %d, iteration %d", progress.attempt + 1, progress.state.iteration)
             if keeper is not None:
                 keeper.keep(progress)
 

@@ -19,6 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from skymill.chunking import errors, sphere
 from skymill.chunking import store as stores
 from skymill.chunking.geometry import pixel_vectors
+from skymill.engine import kmeans as kmeans_module
 from skymill.engine import kmeans_pass, kmeans_state
 from skymill.engine.worker import Worker
 
@@ -231,6 +232,15 @@ def test_finished_runs_and_other_runs(sky, tmp_path, monkeypatch):
     assert not np.array_equal(other["centres"], first["centres"])
     assert sm.open(out)["cluster_1"].values.tobytes() != bytes_of["cluster_1"]
     assert len(list(Path(out, "ledger/kmeans-state/cluster").iterdir())) == 1
+
+
+def test_iterations_are_told_now_and_then_and_not_one_by_one(sky, caplog, monkeypatch):
+    caplog.set_level("INFO", "skymill")
+    sm.kmeans(sky, "n_hi", 4, out=None, **OPTIONS).run(progress=False)
+    assert "iteration" not in caplog.text
+    monkeypatch.setattr(kmeans_module, "_SECONDS_BETWEEN_LINES", 0.0)
+    sm.kmeans(sky, "n_hi", 4, out=None, **OPTIONS).run(progress=False)
+    assert "kmeans: start 1, iteration 2" in caplog.text
 
 
 def test_maps_of_more_clusters_that_stay_are_told(sky, tmp_path, caplog):

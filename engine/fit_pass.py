@@ -93,6 +93,7 @@ class FitKernel:
         for start in range(0, size, blocks.cells):
             inside = {name: values[start : start + blocks.cells] for name, values in inputs.items()}
             weights: list[NDArray[Any]] | None = None
+            doubtful: NDArray[np.bool_] | None = None
             for number, region in enumerate(self.regions):
                 used = region.holds(first + start, inside, blocks.cells)
                 if not used.any():
@@ -110,10 +111,20 @@ class FitKernel:
                     everywhere,
                     sums[number].reference,
                 )
-                wrong += bad
+                if bad:
+                    doubtful = used if doubtful is None else doubtful | used
                 part = (first + start) // self.part_cells if self.part_cells else 0
                 sums[number].add(part, moments, counts)
+            if doubtful is not None and weights is not None:  # regions may overlap: pixels count once
+                wrong += _without_noise([inside[name] for name in names], weights, doubtful)
         return tuple(each.close(number) for number, each in sorted(sums.items())), wrong
+
+
+def _without_noise(maps: list[NDArray[Any]], weights: list[NDArray[Any]], used: NDArray[np.bool_]) -> int:
+    """Return how many used pixels have a value in all maps, but a weight that is not positive and finite."""
+    finite = used & np.all([np.isfinite(values) for values in maps], axis=0)
+    good = np.all([(values > 0) & (values < np.inf) for values in weights], axis=0)
+    return int(np.count_nonzero(finite & ~good))
 
 
 class _Parts:

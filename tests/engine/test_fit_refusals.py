@@ -43,6 +43,8 @@ def hole(values, number):
         ({"sigma": lambda v: hole(v, 0)}, {"noise": "sigma"}, r"noise map 'sigma' is zero, negative"),
         ({"sigma": lambda v: hole(v, -0.1)}, {"noise": "sigma"}, r"in 3 pixels .* region=\"sigma > 0\""),
         ({"sigma": lambda v: hole(v, np.nan)}, {"noise": "sigma"}, "in 3 pixels"),
+        ({"sigma": lambda v: hole(v, np.nan)}, {"noise": "sigma", "region": {"a": None, "b": "b > -95", "c": None}},
+         "in 3 pixels"),
         ({"variance": lambda v: hole(v, -1)}, {"noise": {"i857": "variance", "i353": None}}, "noise map 'variance'"),
     ],
 )  # fmt: skip

@@ -37,7 +37,7 @@ def templates(
     store: stores.StoreAddress,
     *,
     cube: str | None = None,
-    cuts: Mapping[str, Sequence[float] | Sequence[Sequence[float]]] | None = None,
+    cuts: Mapping[str, Any] | None = None,
     spin_temperature: float | None = None,
     dm: str | None = None,
     dm_variance: str | None = None,

@@ -256,6 +256,8 @@ def test_stopped_and_continued(sky: str, tmp_path: Path, monkeypatch: pytest.Mon
         ({"dm": "ppv"}, "InputError", "'ppv' is a cube; a dispersion measure is a map"),
         ({"cube": "ppv", "cuts": {}}, "InputError", "`cuts` came empty"),
         ({"cube": "ppv", "cuts": {"a": (1,)}}, "InputError", r"cut 'a' came with"),
+        ({"cube": "ppv", "cuts": {"a": 3}}, "InputError", r"cut 'a' came with 3; give \(low, high\) in km/s"),
+        ({"cube": "ppv", "cuts": {"a": (1, "b")}}, "InputError", r"cut 'a' came with"),
         ({"cube": "ppv", "cuts": {"a": []}}, "InputError", r"cut 'a' came with"),
         ({"cube": "ppv", "cuts": {"a": (1, 2, 3)}}, "InputError", r"cut 'a' came with"),
         ({"cube": "ppv", "cuts": {"a": [(1, 2), (3,)]}}, "InputError", r"cut 'a' came with"),

@@ -10,7 +10,7 @@ _MASK = Option("mask", "text", "map of the pixels to use; mask_* is 1 where they
 _REGION = Option("region", "where", 'pixels to use, for example "b > 30"; several must all hold')
 REGIONS = Option("region", "named where", 'pixels to use, "b > 30"; or NAME=WHERE, once for each of several regions')
 JACKKNIFE = Option(
-    "jackknife", "integer or none", "nside of the patches of sky left out for errors, or none", default=16
+    "jackknife", "integer or none", "nside of the patches of sky left out for errors, or none", default=4
 )
 _NOISE = Option(
     "noise", "each number or text", "sigma, or a map of it or of the variance; for all targets, or TARGET=X"
@@ -218,7 +218,7 @@ GAS = (
                 "jackknife",
                 "integer or none",
                 "nside of the patches whose errors count; none: formal errors",
-                default=16,
+                default=4,
             ),
             Option("keep", "texts", "templates that the limits leave alone", default=()),
             Option("drop", "texts", "templates to drop in any case", default=()),

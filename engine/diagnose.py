@@ -64,7 +64,7 @@ def diagnose(
     beta: float = 1.5,
     contaminants: Mapping[str, Mapping[str, float]] | None = None,
     regions: Mapping[str, Sequence[float]] | None = None,
-    jackknife: int | None = 16,
+    jackknife: int | None = 4,
     mask: str | None = None,
     region: str | Region | Sequence[str | Region] | Mapping[str, Any] | None = None,
     title: str = "Residuals of dust against gas",
@@ -120,6 +120,7 @@ def diagnose(
         A to G of the paper have no published coordinates.
     jackknife : int or None
         nside of the patches of sky that are left out one by one for errors.
+        Patches must be larger than the structures of the residuals: those of nside 4 are 15 degrees wide, see `fit`.
     mask : str, optional
         Mask map; see `skymill.mask`.  A run warns where it is not that of the fit.
     region : str, Region, sequence of them, or mapping, optional
@@ -179,11 +180,11 @@ def diagnose(
     inside = {name: _areas_inside(where, mask, region, circle) for name, circle in circles.items()}
 
     def models_of(target: str, *, offset: bool) -> tuple[tuple[GasModel, ...], tuple[GasModel, ...]]:
-        own = gas_models(where, target, areas, fit=known, offset_matters=offset)
+        own = gas_models(where, target, areas, fit=known, offset_matters=offset, offset_option=False)
         parts = [
             replace(model, region=name)
             for name, each in inside.items()
-            for model in gas_models(where, target, each, fit=known, offset_matters=offset)
+            for model in gas_models(where, target, each, fit=known, offset_matters=offset, offset_option=False)
         ]
         return own, tuple(parts)
 

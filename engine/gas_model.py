@@ -69,7 +69,7 @@ class GasModel:
         return {
             "region": self.region,
             "mask": None if self.used.mask is None else self.used.mask.name,
-            "where": repr(self.used.selection),
+            "where": self.used.selection.facts(),
             "target": self.target,
             "coefficients": dict(zip(self.templates, self.coefficients, strict=True)),
             "offset": self.offset,
@@ -133,6 +133,7 @@ def gas_models(
     model: str | None = None,
     offset: float | None = None,
     offset_matters: bool = True,
+    offset_option: bool = True,
 ) -> tuple[GasModel, ...]:
     """Return the model of a target, one a region.
 
@@ -152,6 +153,8 @@ def gas_models(
         O in the unit of the target; default that of the fit.
     offset_matters : bool
         Whether to refuse where the offset is not known.
+    offset_option : bool
+        Whether the user can give it.
 
     Raises
     ------
@@ -189,9 +192,10 @@ def gas_models(
         own = by_template.pop("offset", None)
         known = offset if offset is not None else own
         if known is None and offset_matters:
+            give = ", or give `offset` in the unit of the map (0 where it has been taken away)"
             raise InputError(
                 f"the fit of {target!r} has no offset, so that what does not come from gas is not known; fit with "
-                "offset=True, or give `offset` in the unit of the map (0 where it has been taken away)."
+                f"offset=True{give if offset_option else ''}."
             )
         stores.require_maps(store, [target, *by_template])
         models.append(GasModel(name, used, target, tuple(by_template), tuple(by_template.values()), known))

@@ -100,7 +100,7 @@ def polarization(
     model: str | None = None,
     offset: float | None = None,
     noise: float | str | None = None,
-    jackknife: int | None = 16,
+    jackknife: int | None = 4,
     mask: str | None = None,
     region: str | Region | Sequence[str | Region] | Mapping[str, Any] | None = None,
     threads: int | None = None,
@@ -131,6 +131,7 @@ def polarization(
         which it makes too large.
     jackknife : int or None
         nside of the patches of sky that are left out one by one for the error; None takes pixels as independent.
+        Patches must be larger than the structures of the residuals: those of nside 4 are 15 degrees wide, see `fit`.
     mask : str, optional
         Mask map; see `skymill.mask`.
     region : str, Region, sequence of them, or mapping, optional

@@ -47,7 +47,7 @@ def profiles(
     model: str | None = None,
     bins: int | Mapping[str, Sequence[float]] = 20,
     expected: Mapping[str, float] | None = None,
-    jackknife: int | None = 16,
+    jackknife: int | None = 4,
     mask: str | None = None,
     region: str | Region | Sequence[str | Region] | Mapping[str, Any] | None = None,
     threads: int | None = None,
@@ -75,6 +75,7 @@ def profiles(
         `models.fingerprints.expected_co_slope`; the line goes through the means.
     jackknife : int or None
         nside of the patches of sky that are left out one by one for errors; None takes pixels as independent.
+        Patches must be larger than the structures of the residuals: those of nside 4 are 15 degrees wide, see `fit`.
     mask : str, optional
         Mask map; see `skymill.mask`.
     region : str, Region, sequence of them, or mapping, optional

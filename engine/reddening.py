@@ -64,7 +64,7 @@ def reddening(
     mask: str | None = None,
     region: Where | Mapping[str, Where] = None,
     offset: bool = True,
-    jackknife: int | None = 16,
+    jackknife: int | None = 4,
     native: stores.StoreAddress | None = None,
     upsample: Sequence[str] | None = None,
     include_offset: bool = True,
@@ -102,7 +102,8 @@ def reddening(
     offset : bool
         Fit a constant too.
     jackknife : int, optional
-        The nside of the parts of the sky that are left out for errors, as for `fit`; None for formal errors alone.
+        The nside of the parts of the sky that are left out for errors, which must be larger than the structures of
+        the residuals, as for `fit`; None for formal errors alone.
     native : str or path, optional
         Sky store with the same templates, under the same names and at their own nside, at which the map is written;
         in the same frame.  Default `store`.

@@ -101,6 +101,16 @@ class Selection:
         """The first region, None where there is none."""
         return self.regions[0] if self.regions else None
 
+    def facts(self) -> list[Any]:
+        """Return conditions and regions as JSON-able facts, for the identity of a run.
+
+        Examples
+        --------
+        >>> Selection.of("b > 30 and not mask_dust").facts()
+        ['b > 30', 'not mask_dust']
+        """
+        return [condition.text for condition in self.conditions] + [described(region) for region in self.regions]
+
     @property
     def needs_positions(self) -> bool:
         """Whether the coordinates of every pixel are computed."""

@@ -81,7 +81,7 @@ def simplify(
     mask: str | None = None,
     region: Where | None = None,
     offset: bool = True,
-    jackknife: int | None = 16,
+    jackknife: int | None = 4,
     keep: Sequence[str] = (),
     drop: Sequence[str] = (),
     merge: Sequence[Sequence[str]] = (),
@@ -112,7 +112,8 @@ def simplify(
     noise, mask, region, offset
         As for `fit`; one region.
     jackknife : int, optional
-        Nside of the super-pixels whose jackknife gives the errors of `significance`; None takes the formal errors.
+        Nside of the super-pixels whose jackknife gives the errors of `significance`, as for `fit`; None takes the
+        formal errors.
     keep : sequence of str
         Templates that the limits neither drop nor merge, for example an ionised-gas template.
     drop : sequence of str

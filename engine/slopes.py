@@ -13,7 +13,7 @@ from ..chunking.errors import InputError
 from ..chunking.regions import Region
 from ..models.fingerprints import CAUSES, THIRD_GHZ, Bands, additive_fingerprint, fingerprints
 from ..models.slopes import METHODS, Method
-from ..models.verdicts import NONE
+from ..models.verdicts import NOT_MEASURED
 from .arguments import check_choice, checked
 from .band_frequencies import frequency_of
 from .block_moments import block_shift
@@ -51,7 +51,7 @@ def slopes(
     tolerance: float = 0.03,
     third_tolerance: float = 0.1,
     reject: float = 0.01,
-    jackknife: int | None = 16,
+    jackknife: int | None = 4,
     mask: str | None = None,
     region: str | Region | Sequence[str | Region] | Mapping[str, Any] | None = None,
     threads: int | None = None,
@@ -105,6 +105,7 @@ def slopes(
     jackknife : int or None
         nside of the patches of sky that are left out one by one for errors; None takes pixels as independent, which
         gives errors that are too small.
+        Patches must be larger than the structures of the residuals: those of nside 4 are 15 degrees wide, see `fit`.
     mask : str, optional
         Mask map; see `skymill.mask`.
     region : str, Region, sequence of them, or mapping, optional
@@ -117,8 +118,9 @@ def slopes(
     Plan
         Its run returns a Dataset: `slope`, `error`, `formal_error`, `correlation`, `scale` and `spread` (residual),
         `covariance` (residual, residual_2) of the slopes, `gas_spread`; `expected` (cause, residual), `chi2`,
-        `probability` and `likelihood` (cause); `verdict`, a cause or "none of these", and `consistent`, all that fit;
-        `pixels` and `blocks`.  With named regions every variable has a leading dimension `region`.
+        `probability` and `likelihood` (cause); `verdict`, a cause, "none of these", or "not measured" where a region is
+        too small to judge, and `consistent`, all that fit; `pixels` and `blocks`.
+        With named regions every variable has a leading dimension `region`.
 
     Raises
     ------
@@ -194,7 +196,7 @@ def slope_request(
     pivot: float = 353.0,
     contaminants: Mapping[str, Mapping[str, float]] | None = None,
     judge: Mapping[str, float] | None = None,
-    jackknife: int | None = 16,
+    jackknife: int | None = 4,
 ) -> SlopeRequest:
     """Return what is to be measured, checked; parameters as for `slopes`, `models` those of the high band."""
     check_choice("scaling", scaling, SCALINGS)
@@ -254,7 +256,7 @@ def slope_dataset(
             "gas_spread": ((), [each.gas_spread for each in found]),
             "expected": (("cause", "residual"), [expected for _ in found]),
             **{kind: (("cause",), by_cause(kind)) for kind in ("chi2", "probability", "likelihood")},
-            "verdict": ((), [NONE if v is None else v.cause for v in verdicts]),
+            "verdict": ((), [NOT_MEASURED if v is None else v.cause for v in verdicts]),
             "consistent": ((), [", ".join(v.consistent) if v is not None else "" for v in verdicts]),
             "pixels": ((), [each.pixels for each in found]),
             "blocks": ((), [each.blocks for each in found]),

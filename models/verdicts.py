@@ -13,6 +13,7 @@ from ..chunking.errors import InputError
 from .fingerprints import CAUSES, Fingerprint
 
 NONE = "none of these"
+NOT_MEASURED = "not measured"  # where there are no slopes to judge
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,7 @@ def plain(numbers, tmp_path_factory):
     [
         {"targets": "i857"}, {"against": "i353"}, {"bins": 4}, {"temperature": "i353"}, {"third": "i100um"},
         {"scaling": "mbb"}, {"frequencies": {"i857": 900.0}}, {"mean_temperature": 21.0}, {"beta": 1.6},
-        {"conservative_temperature": 22.0}, {"regions": CIRCLES}, {"jackknife": 4}, {"mask": "mask"},
+        {"conservative_temperature": 22.0}, {"regions": CIRCLES}, {"jackknife": 8}, {"mask": "mask"},
         {"low": "i353", "high": "i857", "third": "i100um"}, {"polarized": ["q353", "u353"]},
         {"expected": {"i857": {"nhi": 0.1}}}, {"title": "another"},
         {"contaminants": {"cib": {"i353": 0.1, "i857": 0.5}}}, {"region": "b > 0"},
@@ -220,6 +220,11 @@ def test_pixels_that_the_fit_did_not_use_are_told(numbers, fit, tmp_path, caplog
 def test_what_cannot_be_is_told(where, fit, tmp_path, options, error, words):
     with pytest.raises(error, match=words):
         sm.diagnose(where, fit, tmp_path / "report", **{"region": REGION, **options})
+
+
+def test_what_is_told_to_do_without_an_offset_can_be_done(where, tmp_path):
+    with pytest.raises(InputError, match=r"no offset.*fit with offset=True\.$"):
+        sm.diagnose(where, sky.known_fit(offset=False), tmp_path / "report")
 
 
 def test_a_fit_that_cannot_be_read_is_told(where, tmp_path):

@@ -100,7 +100,7 @@ def test_rank_correlation_of_ties(where):
 
 
 @pytest.mark.parametrize(
-    "option", [{"bins": 6}, {"jackknife": 4}, {"jackknife": None}, {"mask": "mask"}, {"region": "b > 0"}]
+    "option", [{"bins": 6}, {"jackknife": 8}, {"jackknife": None}, {"mask": "mask"}, {"region": "b > 0"}]
 )
 def test_every_option_changes_the_result(where, option):
     if "mask" in option and "mask" not in sm.open(where):

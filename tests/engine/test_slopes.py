@@ -221,6 +221,18 @@ def test_what_cannot_be_is_told(where, options, error, words):
         sm.slopes(where, **{"fit": sky.known_fit(), **options})
 
 
+def test_what_cannot_be_judged_is_not_called_a_cause_that_is_none_of_these(where):
+    mask = np.zeros(sky.NPIX, np.uint8)
+    mask[:12] = mask[-1] = 1  # without the first patch one pixel is left, which has no slope
+    sky.put_sky(where, {"few": mask})
+    found = sm.slopes(where, fit=sky.known_fit(), mask="few").run(progress=False)
+    assert int(found["blocks"]) == 2
+    assert np.isfinite(found["slope"]).all()
+    assert np.isnan(found["error"]).all()
+    assert str(found["verdict"].values) == "not measured"
+    assert str(found["consistent"].values) == ""
+
+
 def test_too_few_pixels_or_patches_are_told(where):
     with pytest.raises(InputError, match="are needed"):
         sm.slopes(where, fit=sky.known_fit(), region="b > 89.9 and b < 89.91").run()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import skymill as sm
 from skymill.chunking import store as stores
-from skymill.chunking.errors import InputError, MissingMapError, UnitError
+from skymill.chunking.errors import IdentityError, InputError, MissingMapError, UnitError
 from skymill.models import fingerprints
 from skymill.models.emission import planck
 
@@ -193,6 +193,16 @@ def test_what_cannot_be_is_told(where, options, error, words):
     options = {**options, **({"fit": fits[options["fit"]]} if "fit" in options else {})}
     with pytest.raises(error, match=words):
         sm.temperature(where, **options)
+
+
+def test_another_region_is_told_in_the_words_that_it_was_given_in(where):
+    fit = sky.known_fit()
+    sm.temperature(where, fit=fit, region=["b > 0 and not nhi > 4", sm.Cone(10.0, 60.0, 30.0)]).run()
+    with pytest.raises(IdentityError) as told:
+        sm.temperature(where, fit=fit, region=["b > 0 and not nhi > 5", sm.Cone(10.0, 60.0, 30.0)])
+    assert '"where": ["b > 0", "not' in str(told.value)  # long facts are told from their beginning
+    with pytest.raises(IdentityError):
+        sm.temperature(where, fit=fit, region=["b > 0 and not nhi > 4", sm.Cone(10.0, 61.0, 30.0)])
 
 
 def test_a_frequency_that_is_not_known_is_asked_for(where, maps):

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .figures import COLOURS, GUIDE, INK, LABEL_SIZE, NOTE_SIZE, TICK_SIZE, new_figure, style
+from .figures_residual import written
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -52,7 +53,7 @@ def coefficients_figure(found: xr.Dataset) -> Figure:
                 )
             axes.axvline(0, color=GUIDE, linewidth=0.8, linestyle=(0, (5, 4)), zorder=0)
             axes.set_ylim(len(places) - 0.5, -0.5)
-            style(axes, x=f"[{unit}]" if unit != "1" else "", title=target if column == 0 else "")
+            style(axes, x=f"[{written(unit)}]" if unit != "1" else "", title=target if column == 0 else "")
             axes.set_yticks(range(len(places)), [names[place] for place in places], fontsize=TICK_SIZE)
             axes.tick_params(axis="y", length=0)
             if len(regions) > 1 and row == 0 and column == 0:

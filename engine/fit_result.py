@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 type Floats = NDArray[np.float64]
 
-TOO_SMALL = 1.5  # jackknife over formal error above which the formal one is called too small
+TOO_SMALL = 0.15  # by how much jackknife errors must be larger than formal ones for these to be called too small
+SCATTER = 3.0  # and by how many standard deviations of the former, 1 / sqrt(2 (super-pixels - 1)) of themselves
 POOR_CHI2 = 1.5  # chi^2 / dof above which the given noise is called too small
 FEW_PARTS = 10
 MOST_SAID = 4  # of one kind in a statement; all are in the dataset
@@ -348,9 +350,11 @@ def _about_errors(request: FitRequest, fit: RegionFit, band: int, name: str) -> 
     noisy = request.noise[band] is not None
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = fit.jackknife_error[band] / fit.error[band]
-    if np.isfinite(ratio).any() and np.nanmax(ratio) > TOO_SMALL:
-        large = [place for place in np.argsort(-np.nan_to_num(ratio)).tolist() if ratio[place] > TOO_SMALL]
-        parts = [f"{ratio[place]:.1f} for {request.coefficients[place]}" for place in large[:MOST_SAID]]
+    limit = 1.0 + max(TOO_SMALL, SCATTER / math.sqrt(2.0 * max(fit.parts - 1, 1)))
+    if np.isfinite(ratio).any() and np.nanmax(ratio) > limit:
+        large = [place for place in np.argsort(-np.nan_to_num(ratio)).tolist() if ratio[place] > limit]
+        digits = 1 if ratio[large[0]] >= 1.95 else 2
+        parts = [f"{ratio[place]:.{digits}f} for {request.coefficients[place]}" for place in large[:MOST_SAID]]
         parts[0] = parts[0].replace(" for", " times as large for", 1)
         more = f", less for {len(large) - MOST_SAID} others" if len(large) > MOST_SAID else ""
         listed = ", ".join(parts) + more

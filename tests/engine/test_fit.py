@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 
 import numpy as np
 import pytest
 import skymill as sm
+from skies import write_map
 from skymill.chunking import store as stores
 from skymill.chunking.errors import IdentityError, InputError
 from skymill.engine.fit_files import read_fit
+from skymill.engine.fit_request import request_of
+from skymill.engine.fit_result import RegionFit, assemble
 from skymill.models.gls import accumulate
 from template_skies import NSIDE, TARGETS, TEMPLATES, dense, finite, run, sky_maps, write_store
 
@@ -140,6 +144,18 @@ def test_jackknife_leaves_out_super_pixels(sky):
     assert run(where, jackknife=64)["super_pixels"].values[0] == finite(maps).sum()  # pixels themselves
 
 
+@pytest.mark.parametrize("nside", [2, 8])
+def test_super_pixels_of_the_jackknife_are_15_degrees_wide_or_as_the_store_has_them(tmp_path, nside):
+    rng, where = np.random.default_rng(1), tmp_path / "sky.zarr"
+    for name in ("a", "b"):
+        write_map(where, nside, rng.normal(size=12 * nside**2), name)
+    found = sm.fit(where, "a", "b").run(progress=False)
+    assert found.attrs["jackknife"] == min(4, nside)
+    assert found["super_pixels"].values.tolist() == [12 * min(4, nside) ** 2]
+    verbs = (sm.simplify, sm.reddening, sm.slopes, sm.profiles, sm.polarization, sm.diagnose)
+    assert {inspect.signature(verb).parameters["jackknife"].default for verb in verbs} == {4}
+
+
 def test_errors_that_are_too_small_are_stated(tmp_path, caplog):
     maps = sky_maps()
     clumps = np.repeat(np.random.default_rng(3).normal(0, 0.2, 48), 64)
@@ -159,6 +175,23 @@ def test_errors_that_are_too_small_are_stated(tmp_path, caplog):
     assert "chi^2 / dof is" in noisy.attrs["statement"]
     few = run(where, target="i353", region="l < 90 and b > 60", jackknife=1)
     assert "super-pixels of nside 1 hold pixels" in few.attrs["statement"]
+
+
+@pytest.mark.parametrize(("parts", "limit"), [(12, 1.640), (48, 1.309), (192, 1.153), (3072, 1.15)])
+def test_formal_errors_are_called_too_small_beyond_the_scatter_of_the_others(sky, parts, limit):
+    request = request_of(sky[0], TEMPLATES, TARGETS, noise=None, mask=None, region=None, offset=True, jackknife=4,
+                         superpixels=None, ridge=0.0, maps=False)  # fmt: skip
+    error, matrix = np.ones((2, 4)), np.array([np.eye(4)] * 2)
+    for ratio, said in ((limit - 0.005, False), (limit + 0.005, True)):
+        scatter = np.ones((2, 4))
+        scatter[1, 0] = ratio
+        fit = RegionFit(
+            error, error, scatter, error, matrix, matrix, np.ones(2), np.ones(2), 9, 13, parts, ([], []), {}
+        )
+        statement = assemble(request, [fit]).attrs["statement"]
+        assert ("formal errors of i353 are too small" in statement) == said
+        assert "i857" not in statement
+        assert (f"{ratio:.2f} times as large for nhi" in statement) == said
 
 
 def test_degenerate_templates_are_named(tmp_path):
@@ -251,6 +284,13 @@ def test_correlated_noise_of_no_power_is_none(sky):
     for name in found.data_vars:
         np.testing.assert_allclose(found[name], plain[name], rtol=1e-6, atol=1e-12)
     assert json.loads(found.attrs["correlated_noise"])["n"]["lmax"] == 8
+
+
+def test_a_region_without_pixels_is_named(sky):
+    region = {"all": None, "none": "b > 40 and b < 30"}
+    for more in ({}, {"noise": 0.1, "noise_spectrum": [0.0, 0.0, 1e-2]}):
+        with pytest.raises(InputError, match="none"):
+            run(sky[0], target="i857", region=region, **more)
 
 
 def test_correlated_noise_enlarges_errors(sky):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import numpy as np
@@ -121,6 +122,21 @@ def test_maps_of_another_fit_are_not_overwritten(tmp_path):
     first = read(where, "fit_model_i857")
     run(where, TEMPLATES[:1], maps=["model"], target="i857", overwrite=True)
     assert not np.array_equal(read(where, "fit_model_i857"), first, equal_nan=True)
+
+
+def test_maps_are_the_same_for_any_jackknife_and_any_noise_has_a_name_of_few_bytes(tmp_path):
+    where = write_store(tmp_path / "sky.zarr", sky_maps())
+    options = {"target": "i857", "maps": ["model"], "noise": 0.1}
+    run(where, jackknife=2, **options)
+    assert ": 0 tiles to do" in str(sm.fit(where, TEMPLATES, "i857", maps=["model"], noise=0.1, jackknife=None))
+    spectrum = np.r_[0.0, 0.0, np.full(30, 1e-2)]
+    found = run(where, noise_spectrum=spectrum, overwrite=True, **options)
+    known = json.loads(found.attrs["provenance"])["parameters"]["noise_spectrum"]
+    assert known == {"lmax": 31, "digest": {"i857": hashlib.blake2b(spectrum.tobytes(), digest_size=16).hexdigest()}}
+    assert ": 0 tiles to do" in str(sm.fit(where, TEMPLATES, noise_spectrum=spectrum, **options))
+    spectrum[-1] *= 1 + 1e-15
+    with pytest.raises(IdentityError, match="fit_model_i857"):
+        sm.fit(where, TEMPLATES, noise_spectrum=spectrum, **options)
 
 
 def test_a_plan_writes_nothing_and_says_what_it_will_do(sky, tmp_path):

@@ -222,9 +222,14 @@ def fit(
                 log.warning("%s", line)
             if len(said) > _MOST_LINES:
                 log.warning("%d more lines of this kind are in the attribute `statement`.", len(said) - _MOST_LINES)
+        as_before = known is not None
         if request.maps:
-            writing(found).execute(run)
-        if folder is not None and (known is None or request.maps):
+            written = json.dumps({"store": into.address, "kinds": request.maps})
+            plan = writing(found)
+            as_before = as_before and not plan.todo and found.attrs.get("maps") == written
+            plan.execute(run)
+            found.attrs["maps"] = written
+        if folder is not None and not as_before:
             histograms = None
             if "residual" in request.maps:
                 from .fit_residuals import residual_histograms

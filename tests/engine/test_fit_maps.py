@@ -176,6 +176,27 @@ def test_the_folder_holds_the_result_and_is_read_back(sky, tmp_path, monkeypatch
         read_fit(tmp_path)
 
 
+def test_a_finished_folder_is_left_alone_until_other_maps_are_asked_for(sky, tmp_path):
+    options = {"out_dir": tmp_path / "out", "out_store": tmp_path / "maps.zarr"}
+    page, data = tmp_path / "out" / "index.html", tmp_path / "out" / "fit.zarr" / "zarr.json"
+
+    def stamps():
+        return [path.stat().st_mtime_ns for path in (page, data, tmp_path / "out" / "residual_i857.png")]
+
+    found = run(sky[0], maps=["residual"], **options)
+    before = stamps()
+    assert run(sky[0], maps=["residual"], **options).identical(found)
+    assert run(sky[0], out_dir=tmp_path / "out").identical(found)
+    assert stamps() == before
+    more = run(sky[0], maps=["model", "residual"], **options)
+    assert "fit_model_i857" in page.read_text()
+    assert read_fit(tmp_path / "out").identical(more)
+    assert more.drop_attrs().identical(found.drop_attrs())
+    again = stamps()
+    run(sky[0], maps=["model", "residual"], **{**options, "out_store": tmp_path / "other.zarr"})
+    assert stamps() != again
+
+
 def test_pages_of_super_pixels_and_statements(tmp_path):
     maps = sky_maps()
     maps["i857"] = (maps["i857"] * np.repeat(np.random.default_rng(3).normal(1, 0.2, 48), 64)).astype(np.float32)

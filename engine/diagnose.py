@@ -18,7 +18,7 @@ from .diagnose_pass import DistributionKernel, Gathered, merge_gathered, nothing
 from .diagnose_report import write_diagnosis
 from .diagnosis import Asked, Diagnosis, Found
 from .gas_model import GasModel, areas_of, gas_models, opened, targets_of
-from .map_noise import MapNoise
+from .given_noise import white_noise
 from .plan import Plan, Run
 from .polarization import polarization
 from .profiles import profiles
@@ -226,7 +226,7 @@ def diagnose(
             where, intensity=intensity or "i353", polarized=polarised, noise=polarization_noise, **shared
         )
     noise = (
-        None if polarization_noise is None or not polarised else MapNoise.of(where, polarised[0], polarization_noise)
+        None if polarization_noise is None or not polarised else white_noise(where, polarised[0], polarization_noise)
     )
     everything = tuple(each for own, parts in models.values() for each in (*own, *parts))
     tiling = stores.tiling_of(where)

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .gas_model import GasModel
+from .given_noise import WhiteNoise
 from .histograms import AsinhScale, Histogram
-from .map_noise import MapNoise
 from .moments import Floats, Integers, Moments
 from .polarization import polarized_intensity
 from .temperature_statistics import TemperatureStatistics, Thermometer
@@ -189,7 +189,7 @@ class PolarizationDensity:
         One a region.
     polarized : tuple of str
         P, or Q and U.
-    noise : MapNoise or None
+    noise : WhiteNoise or None
         Of Q and of U.
     means, frames : mapping
         By region: the mean fraction, and what is shown.
@@ -199,7 +199,7 @@ class PolarizationDensity:
 
     models: tuple[GasModel, ...]
     polarized: tuple[str, ...]
-    noise: MapNoise | None
+    noise: WhiteNoise | None
     means: Mapping[str, float]
     frames: Mapping[str, Frame]
     tile_npix: int

@@ -15,7 +15,7 @@ from .diagnose_pass import Gathered
 from .figures import save
 from .figures_caps import Circle
 from .gas_model import GasModel
-from .map_noise import MapNoise
+from .given_noise import WhiteNoise
 from .report import Page, number, plain
 from .slope_statistics import SlopeRequest
 
@@ -45,7 +45,7 @@ class Asked:
         P, or Q and U; empty where there is no test.
     intensity : str
         Target of the test.
-    noise : MapNoise or None
+    noise : WhiteNoise or None
         Of Q and of U.
     circles : mapping
         By name.
@@ -64,7 +64,7 @@ class Asked:
     against: tuple[str, ...]
     polarized: tuple[str, ...]
     intensity: str
-    noise: MapNoise | None
+    noise: WhiteNoise | None
     circles: Mapping[str, Circle]
     mask: str | None
     areas: list[str]

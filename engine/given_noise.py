@@ -43,6 +43,14 @@ class WhiteNoise:
         found = self.factor * values.astype(np.float64)
         return found if self.squared else found**2
 
+    def sigma(self, inputs: Mapping[str, NDArray[Any]], size: int) -> Floats:
+        """Return standard deviations of pixels, (cells,) float64; NaN where the map has no positive value."""
+        if self.name is None:
+            return np.full(size, self.factor)
+        values = inputs[self.name].astype(np.float64) * self.factor
+        values = np.where(values > 0, values, np.nan)
+        return np.sqrt(values) if self.squared else values
+
 
 def white_noise(store: str, target: str, noise: Noise) -> WhiteNoise:
     """Return what was said of the white noise of a target; see `solve_correlated`.
@@ -74,9 +82,10 @@ def white_noise(store: str, target: str, noise: Noise) -> WhiteNoise:
             raise InputError(f"`noise` of {target!r} came as {noise!r}; sigma of a pixel is a number above 0.")
         return WhiteNoise(None, float(noise), False)
     info, about = stores.info(store, noise), stores.info(store, target)
-    unit = parse_unit(info.unit)
-    squared = unit in SQUARES
+    if info.unit == about.unit:
+        return WhiteNoise(noise, 1.0, False)
     try:
+        squared = parse_unit(info.unit) in SQUARES
         return WhiteNoise(noise, _factor(info, about, squared), squared)
     except UnitError as error:
         raise UnitError(

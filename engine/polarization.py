@@ -18,7 +18,7 @@ from ..models.slopes import jackknife as jackknife_covariance
 from .arguments import checked
 from .block_moments import BlockMoments, block_numbers, block_shift, merge_blocks
 from .gas_model import GasModel, areas_of, gas_models
-from .map_noise import MapNoise
+from .given_noise import WhiteNoise, white_noise
 from .moments import Floats
 from .plan import Plan, Run
 from .region_pass import reduce_regions, refuse_nothing, region_plan
@@ -43,7 +43,7 @@ class PolarizationKernel:
         One a region.
     polarized : tuple of str
         P, or Q and U.
-    noise : MapNoise or None
+    noise : WhiteNoise or None
         Of Q and of U.
     tile_npix, shift : int
         Pixels of a tile; see `block_moments.block_shift`.
@@ -51,7 +51,7 @@ class PolarizationKernel:
 
     models: tuple[GasModel, ...]
     polarized: tuple[str, ...]
-    noise: MapNoise | None
+    noise: WhiteNoise | None
     tile_npix: int
     shift: int
 
@@ -73,7 +73,7 @@ class PolarizationKernel:
 
 
 def polarized_intensity(
-    inputs: Mapping[str, NDArray[Any]], polarized: Sequence[str], noise: MapNoise | None, size: int
+    inputs: Mapping[str, NDArray[Any]], polarized: Sequence[str], noise: WhiteNoise | None, size: int
 ) -> Floats:
     """Return P of a tile, (cells,) float64, from its map or from Q and U, without what noise adds to its square."""
     parts = [inputs[name].astype(np.float64) for name in polarized]
@@ -185,7 +185,7 @@ def polarization(
             raise InputError(
                 f"{name!r} is in {stores.info(where, name).unit}, {intensity!r} in {unit}; give both in one unit."
             )
-    known = None if noise is None else MapNoise.of(where, maps[0], noise)
+    known = None if noise is None else white_noise(where, maps[0], noise)
     more = (*maps, *((known.name,) if known is not None and known.name is not None else ()))
     tiling = stores.tiling_of(where)
     kernel = PolarizationKernel(models, maps, known, tiling.tile_npix, block_shift(tiling, jackknife))

@@ -17,7 +17,7 @@ from ..models.slopes import Method, correlation, formal_error, jackknife, line_s
 from ..models.verdicts import Verdict, classify
 from .block_moments import BlockMoments, block_numbers, block_shift, merge_blocks
 from .gas_model import GasModel
-from .map_noise import MapNoise
+from .given_noise import WhiteNoise
 from .moments import Floats
 from .plan import Run
 from .region_pass import reduce_regions
@@ -37,7 +37,7 @@ class SlopeKernel:
         Of the high band, one a region.
     low, third : str or None
         Maps.
-    noise : tuple of MapNoise
+    noise : tuple of WhiteNoise
         Of high, low and third, or none at all.
     tile_npix, shift : int
         Pixels of a tile; see `block_moments.block_shift`.
@@ -46,7 +46,7 @@ class SlopeKernel:
     models: tuple[GasModel, ...]
     low: str
     third: str | None
-    noise: tuple[MapNoise, ...]
+    noise: tuple[WhiteNoise, ...]
     tile_npix: int
     shift: int
 
@@ -155,7 +155,7 @@ class SlopeRequest:
         Of the high band; those of one region name are taken together.
     low, third : str or None
         Maps.
-    noise : tuple of MapNoise
+    noise : tuple of WhiteNoise
         See `SlopeKernel`.
     rule : SlopeRule
         How slopes are measured.
@@ -171,7 +171,7 @@ class SlopeRequest:
     models: tuple[GasModel, ...]
     low: str
     third: str | None
-    noise: tuple[MapNoise, ...]
+    noise: tuple[WhiteNoise, ...]
     rule: SlopeRule
     expected: tuple[Fingerprint, ...]
     judge: Mapping[str, float]

@@ -18,7 +18,7 @@ from .arguments import check_choice, checked
 from .band_frequencies import frequency_of
 from .block_moments import block_shift
 from .gas_model import GasModel, Regions, areas_of, gas_models
-from .map_noise import MapNoise
+from .given_noise import WhiteNoise, white_noise
 from .plan import Plan, Run
 from .region_pass import refuse_nothing, region_plan
 from .region_tables import region_dataset
@@ -290,7 +290,9 @@ def _check_unit(store: str, bands: list[str]) -> None:
         raise InputError(f"bands came in different units: {told}; convert them with skymill.prepare.")
 
 
-def _noises(store: str, bands: list[str], method: str, noise: Mapping[str, float | str] | None) -> tuple[MapNoise, ...]:
+def _noises(
+    store: str, bands: list[str], method: str, noise: Mapping[str, float | str] | None
+) -> tuple[WhiteNoise, ...]:
     if method != "deming":
         if noise:
             raise InputError(f'`noise` came with method {method!r}, which does not use it; take "deming".')
@@ -301,4 +303,4 @@ def _noises(store: str, bands: list[str], method: str, noise: Mapping[str, float
             f'`noise` came for {", ".join(sorted(given)) or "no map"}; method "deming" needs that of each of '
             f"{', '.join(bands)}."
         )
-    return tuple(MapNoise.of(store, name, given[name]) for name in bands)
+    return tuple(white_noise(store, name, given[name]) for name in bands)

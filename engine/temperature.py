@@ -18,7 +18,7 @@ from ..models.fingerprints import warming
 from .arguments import checked
 from .band_frequencies import frequency_of
 from .gas_model import GasModel, areas_of, gas_models
-from .map_noise import MapNoise
+from .given_noise import WhiteNoise, white_noise
 from .mapping import STATISTICS, map_plan
 from .plan import Plan, Run
 from .records import RunReport
@@ -40,7 +40,7 @@ class TemperatureKernel:
     thermometer: Thermometer
     label: str
     tile_npix: int
-    noise: MapNoise | None = None
+    noise: WhiteNoise | None = None
 
     def __call__(self, tile: int, inputs: dict[str, NDArray[Any]]) -> dict[str, Any]:
         """Return `temperature_<label>`, `temperature_error_<label>` and statistics by region."""
@@ -160,7 +160,7 @@ def temperature(
     for name in ("mean_temperature", "conservative_temperature"):
         if not 0 < getattr(thermometer, name) < np.inf:
             raise InputError(f"`{name}` {getattr(thermometer, name)!r} came; a positive temperature in K is expected.")
-    known_noise = None if noise is None else MapNoise.of(where, target, noise)
+    known_noise = None if noise is None else white_noise(where, target, noise)
     into = output_store(where, out_store)
     about = stores.info(where, target)
     common: dict[str, Any] = {"band": about.band, "beam_fwhm_arcmin": about.beam_fwhm_arcmin}

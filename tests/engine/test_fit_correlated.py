@@ -13,7 +13,7 @@ from skymill.chunking import store as stores
 from skymill.chunking.errors import InputError, MemoryLimitError, RunError, UnitError
 from skymill.engine import fit_correlated
 from skymill.engine.fit_correlated import needed_memory, planned_memory, solve_correlated
-from skymill.engine.given_noise import noise_spectra
+from skymill.engine.given_noise import noise_spectra, white_noise
 from skymill.engine.harmonic_noise import HarmonicNoise
 from skymill.engine.plan import Run
 from skymill.engine.used_pixels import UsedPixels
@@ -294,6 +294,19 @@ def test_bad_input(sky, changed, message):
 def test_noise_in_another_unit(sky):
     with pytest.raises(UnitError, match=r"noise map 'kelvin' is in 'K_CMB', target 'i545' in 'MJy/sr'"):
         solve(sky, noise="kelvin")
+
+
+@pytest.mark.parametrize("name", ["sigma", "sigma_small", "variance", "negative", 0.3])
+def test_standard_deviations_of_pixels(sky, name):
+    def read(each):
+        return np.concatenate([stores.read_tile(sky, each, tile) for tile in range(stores.tiling_of(sky).n_tiles)])
+
+    found = white_noise(sky, "i857", name).sigma({} if name == 0.3 else {name: read(name)}, NPIX)
+    expected = np.full(NPIX, 0.3) if name == 0.3 else read("sigma").astype(np.float64)
+    if name == "negative":
+        expected[read("negative") < 0] = np.nan
+        assert np.isnan(expected).sum() == 1
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_memory_tells_what_fits_and_it_does(sky, monkeypatch):

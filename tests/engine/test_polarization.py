@@ -115,7 +115,7 @@ def test_regions_and_threads(where):
         ({"polarized": "p217"}, MissingMapError, "p217"),
         ({"polarized": "nhi"}, InputError, "one unit"),
         ({"fit": sky.known_fit(offset=False)}, InputError, "no offset"),
-        ({"noise": -1.0}, InputError, "positive standard deviation"),
+        ({"noise": -1.0}, InputError, "number above 0"),
     ],
 )
 def test_what_cannot_be_is_told(where, options, error, words):

@@ -173,7 +173,7 @@ def test_the_report_is_json(where, tmp_path):
         ({"fit": "known", "frequency": -1.0}, InputError, "positive frequency"),
         ({"fit": "known", "mean_temperature": 0.0}, InputError, "mean_temperature"),
         ({"fit": "known", "conservative_temperature": -2.0}, InputError, "conservative_temperature"),
-        ({"fit": "known", "noise": 0.0}, InputError, "positive standard deviation"),
+        ({"fit": "known", "noise": 0.0}, InputError, "number above 0"),
         ({"fit": "known", "noise": "nhi"}, UnitError, "noise map 'nhi'"),
         ({"fit": "known", "noise": "none"}, MissingMapError, "none"),
         ({"fit": "known", "region": {}}, InputError, "empty"),
@@ -215,3 +215,17 @@ def test_a_frequency_that_is_not_known_is_asked_for(where, maps):
 def test_nothing_left_is_told(where):
     with pytest.raises(InputError, match="0 pixels"):
         sm.temperature(where, fit=sky.known_fit(), region="b > 89.9 and b < 89.91").run()
+
+
+def test_a_fit_in_other_units_is_refused(where):
+    fit = sky.known_fit()
+    size = fit["coefficient"].shape
+    same = fit.assign_coords(unit=(("target", "template"), np.full(size, "MJy/sr / (1e20 cm-2)", dtype="<U30")))
+    same["unit"].loc[{"template": "offset"}] = "MJy sr-1"
+    own = stores.info(where, "nhi").unit
+    assert own == "1e20 cm^-2"
+    sm.temperature(where, "i857", fit=same)
+    other = same.copy(deep=True)
+    other["unit"].loc[{"template": "nhi"}] = "MJy/sr / (cm^-2)"
+    with pytest.raises(UnitError, match="ask for"):
+        sm.temperature(where, "i857", fit=other)

@@ -12,6 +12,7 @@ from skies import content
 from skymill.chunking import store as stores
 from skymill.chunking.errors import IdentityError
 from skymill.engine import fit as fit_module
+from skymill.engine.figures_fit import coefficients_figure
 from skymill.engine.fit_files import read_fit
 from skymill.engine.fit_request import request_of
 from skymill.engine.fit_residuals import residual_histograms
@@ -246,3 +247,10 @@ def test_histograms_of_residuals_count_the_used_pixels(sky, tmp_path):
     histogram = counted["i857", "all used pixels"]
     assert histogram.total == values.size >= int(found["pixels"][0])
     np.testing.assert_allclose(histogram.quantile(0.84), np.quantile(values, 0.84), rtol=0.02)
+
+
+def test_units_of_coefficients_are_typeset_as_on_other_figures(sky):
+    figure = coefficients_figure(run(sky[0]))
+    labels = {axes.get_xlabel() for axes in figure.axes}
+    assert "[MJy/sr / ($10^{20}$ cm$^{-2}$)]" in labels
+    assert not any("1e20" in label for label in labels)

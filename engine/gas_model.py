@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..chunking import store as stores
-from ..chunking.errors import InputError, nearest
+from ..chunking.errors import InputError, UnitError, nearest
 from ..chunking.regions import Region
+from ..chunking.units import parse_unit
+from .fit_request import OFFSET, coefficient_unit
 from .moments import Floats
 from .used_pixels import UsedPixels
 
@@ -185,11 +187,13 @@ def gas_models(
             )
         return tuple(GasModel(name, used, target, offset=offset, model=model) for name, used in areas.items())
     assert fit is not None
-    found = _coefficients(opened(fit), target, tuple(areas))
+    known_fit = opened(fit)
+    found = _coefficients(known_fit, target, tuple(areas))
+    _check_units(store, known_fit, target)
     models = []
     for name, used in areas.items():
         by_template = dict(found[name])
-        own = by_template.pop("offset", None)
+        own = by_template.pop(OFFSET, None)
         known = offset if offset is not None else own
         if known is None and offset_matters:
             give = ", or give `offset` in the unit of the map (0 where it has been taken away)"
@@ -243,6 +247,32 @@ def targets_of(fit: xr.Dataset) -> tuple[str, ...]:
 def fit_regions(fit: xr.Dataset) -> tuple[str, ...]:
     """Return the regions of a fit, none where it has only one without a name."""
     return tuple(str(name) for name in fit["region"].values) if "region" in fit["coefficient"].dims else ()
+
+
+def _check_units(store: str, fit: xr.Dataset, target: str) -> None:
+    """Raise UnitError where coefficients are in other units than the maps of the store ask for."""
+    if "unit" not in fit.coords:
+        return
+    own = stores.info(store, target).unit
+    for name in fit["template"].values.tolist():
+        wanted = own if name == OFFSET else coefficient_unit(own, stores.info(store, name).unit, offset=False)[0]
+        came = str(fit["unit"].sel(target=target, template=name).values)
+        if _spelled(came) != _spelled(wanted):
+            raise UnitError(
+                f"`fit` has the coefficient of {name!r} for {target!r} in {came}, the maps of {store} ask for "
+                f"{wanted}; give a fit to maps in these units, or bring the maps to those of the fit."
+            )
+
+
+def _spelled(unit: str) -> tuple[str, ...]:
+    """Return the units of a coefficient as skymill spells them."""
+    parts = []
+    for part in unit.removesuffix(")").split(" / ("):
+        try:
+            parts.append(parse_unit(part))
+        except UnitError:
+            parts.append(part)
+    return tuple(parts)
 
 
 def _coefficients(fit: xr.Dataset, target: str, regions: Sequence[str]) -> dict[str, dict[str, float]]:

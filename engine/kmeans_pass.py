@@ -31,16 +31,18 @@ class _Kept:
     """Voxels that this process keeps between passes, of one cube and mask at a time."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.forget("")
 
     def forget(self, key: str) -> None:
         """Begin anew, for other voxels."""
-        self._key, self._tiles, self._bytes = key, dict[int, Voxels](), 0
+        with self._lock:
+            self._key, self._tiles, self._bytes = key, dict[int, Voxels](), 0
 
     def get(self, key: str, tile: int) -> Voxels | None:
         """Return the voxels of a tile, or None where they are not kept."""
-        return self._tiles.get(tile) if key == self._key else None
+        with self._lock:  # another clustering may change key and voxels between the two looks
+            return self._tiles.get(tile) if key == self._key else None
 
     def keep(self, key: str, tile: int, voxels: Voxels, budget: int) -> None:
         """Keep the voxels of a tile if they fit; who came first stays, since every pass wants all of them in turn."""

@@ -139,14 +139,14 @@ def _compared(
 ) -> xr.Dataset:
     import xarray as xr
 
-    # Voxels that are kept stay until all seeds are through.
-    found = [find(request, options, source, run, stay=True) for options in each]
     passes = OverTiles(source, request.tiles, run)
-    scaling = found[0][0].scaling
-    sets = [clusters.scaled for clusters, _ in found]
-    if reference is not None:
-        sets.append(scaling.scaled(reference))
     try:
+        # Voxels that are kept stay until all seeds are through.
+        found = [find(request, options, source, run, stay=True) for options in each]
+        scaling = found[0][0].scaling
+        sets = [clusters.scaled for clusters, _ in found]
+        if reference is not None:
+            sets.append(scaling.scaled(reference))
         tables = passes.contingency(scaling, sets)
     finally:
         passes.forget()

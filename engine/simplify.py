@@ -20,7 +20,7 @@ from .arguments import checked
 from .fit_pass import gather, kernel_of, tiles_of, why_empty
 from .fit_request import FitRequest, Noise, Where, request_of
 from .mapping import map_plan
-from .plan import Plan, Run
+from .plan import RESERVED_BYTES, Plan, Run
 from .report import plain
 from .targets import output_store
 from .worker import Worker, parse_bytes
@@ -229,6 +229,10 @@ def simplify(
 
     tiles = tiles_of(request)
     reads = request.reads
+    blocks = kernel_of(request).blocks(request.tiling.tile_npix)
+    parts = max(1, request.tiling.tile_npix // request.part_cells)
+    # As in a fit: the sums of all parts of the sky, twice while they are ordered.
+    kept = 3 * 8 * request.groups * blocks.size**2 * parts * len(tiles)
     return Plan(
         "simplify",
         goal.address,
@@ -237,16 +241,13 @@ def simplify(
         todo=tiles,
         n_tiles=request.tiling.n_tiles,
         read_bytes=4 * request.tiling.tile_npix * len(reads) * len(tiles),
-        memory={"inputs": 4 * request.tiling.tile_npix * len(reads), "sums": _sums_bytes(request)},
+        memory={"inputs": 4 * request.tiling.tile_npix * len(reads), "sums": blocks.nbytes},
+        reserved=RESERVED_BYTES + kept,
         notes=[f"fits {len(request.templates)} templates to {', '.join(request.targets)}, then as often as it changes"],
     )
 
 
 _FEWEST_PARTS = 10  # below, a jackknife says nothing of errors
-
-
-def _sums_bytes(request: FitRequest) -> int:
-    return kernel_of(request).blocks(request.tiling.tile_npix).nbytes
 
 
 def _info(request: FitRequest, name: str, members: tuple[str, ...], steps: Sequence[Step]) -> MapInfo:

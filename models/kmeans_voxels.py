@@ -306,12 +306,14 @@ class _Rows:
         part = values[slab]
         numbers = room[: len(part)]
         np.copyto(numbers, part)
-        total = numbers.sum(axis=2)
+        with np.errstate(invalid="ignore"):  # of infinities of both signs
+            total = numbers.sum(axis=2)
         low: NDArray[Any] = part.min(axis=2)
         high: NDArray[Any] = part.max(axis=2)
         finite = None
         if not np.isfinite(total).all():
             finite = np.isfinite(part)
+            part[~finite] = np.nan  # infinite values are none: what is looked at later are NaN
             numbers[~finite] = 0.0
             part = np.where(finite, part, np.float32(0))
             total = numbers.sum(axis=2)

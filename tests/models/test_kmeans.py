@@ -314,3 +314,18 @@ def test_bad_input():
         options = {"vectors": vectors, "velocity": [0.0], "column": np.ones((1, 3), np.float32), **bad}
         with pytest.raises(errors.InputError, match=r"expected|finite"):
             km.Voxels.of(**options)
+
+
+def test_infinite_values_count_as_none():
+    rng = np.random.default_rng(7)
+    vectors = rng.normal(size=(300, 3))
+    vectors /= np.linalg.norm(vectors, axis=1)[:, None]
+    column = rng.gamma(2.0, 1.0, (5, 300)).astype(np.float32)
+    speeds = np.linspace(-40.0, 40.0, 5)
+    missing, infinite = column.copy(), column.copy()
+    missing[1, ::7], infinite[1, ::7] = np.nan, np.inf
+    infinite[1, ::14] = -np.inf
+    found = [km.cluster_voxels(km.InMemory([km.Voxels.of(vectors, speeds, each)]), 3) for each in (missing, infinite)]
+    np.testing.assert_array_equal(found[0].scaled, found[1].scaled)
+    np.testing.assert_array_equal(found[0].numbers, found[1].numbers)
+    assert found[0].inertia == found[1].inertia > 0

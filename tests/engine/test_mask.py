@@ -268,8 +268,9 @@ def test_report_is_told_and_kept(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert known["run"]["verb"] == "mask"
 
 
-def test_area_reaches_a_plain_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without any handler of logs too, and not where silence was asked for."""
+def test_area_reaches_a_plain_script(tmp_path: Path, capsys: Any, caplog: Any) -> None:
+    """Without any listener to logs too, and not where silence was asked for."""
+    caplog.set_level("WARNING", "skymill")
     sky = empty(tmp_path / "s.zarr")
     plan = sm.mask(sky, "used", "b > 30")
     left = plan.run()

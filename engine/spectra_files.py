@@ -8,24 +8,23 @@ import io
 import json
 import math
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..chunking.errors import FormatError, IdentityError, InputError
 from .figures import save
 from .figures_spectra import ratio_figure, spectra_figure
 from .records import write_text
 from .report import Page, make_directory, number, plain
+from .result_folder import ResultFolder
 
 if TYPE_CHECKING:
     import xarray as xr
 
 DATA, TABLE, PAGE, REPORT = "spectra.zarr", "spectra.csv", "index.html", "report.json"
-_FACTS = "skymill_run"
+_FOLDER = ResultFolder("result of spectra", DATA, REPORT)
 _MOST_ROWS = 60  # of a table on the page; all are in the CSV file
 _COLUMNS = ("cl", "error", "noise", "pseudo_cl", "null_error", "knox_error", "error_ratio", "simulated_cl")
 
@@ -61,9 +60,8 @@ def write(
         If the folder cannot be made or written to.
     """
     folder = make_directory(out_dir)
-    known = json.loads(json.dumps(plain(dict(facts or {}))))
-    (folder / REPORT).unlink(missing_ok=True)
-    _write_data(dataset.assign_attrs({_FACTS: json.dumps(known, sort_keys=True)}), folder / DATA)
+    known = dict(facts or {})
+    _FOLDER.write(dataset, folder, known)
     write_text(folder / TABLE, table(dataset))
     figures = []
     drawn = {"spectra.png": spectra_figure(dataset, theory=theory), "error_ratio.png": ratio_figure(dataset)}
@@ -86,19 +84,7 @@ def read(out_dir: str | os.PathLike[str]) -> xr.Dataset:
     FormatError
         If there is none, or it cannot be read.
     """
-    import xarray as xr
-
-    path = Path(out_dir) / DATA
-    try:
-        with xr.open_zarr(path, consolidated=False, zarr_format=3, chunks=None) as opened:
-            dataset: xr.Dataset = opened.load()
-    except Exception as error:  # zarr and xarray raise whatever they stumble over
-        raise FormatError(
-            f"{path} cannot be read as spectra ({type(error).__name__}: {error}). Make them again with overwrite=True "
-            "(--overwrite)."
-        ) from error
-    del dataset.attrs[_FACTS]
-    return dataset
+    return _FOLDER.read(out_dir)
 
 
 def read_finished(
@@ -124,67 +110,7 @@ def read_finished(
     FormatError
         If what is there cannot be read, and `overwrite` is not set.
     """
-    folder = Path(out_dir)
-    # Told now, not after hours of work.
-    for path in (folder, *folder.parents):
-        if path.exists():
-            if not path.is_dir():
-                raise InputError(f"`out_dir` {folder} came, but {path} is a file; give the path of a folder.")
-            break
-    if not os.path.lexists(folder / DATA):
-        return None
-    try:
-        before = _facts_of(folder / DATA)
-        if before == json.loads(json.dumps(plain(dict(facts)))):
-            return read(folder) if (folder / REPORT).exists() else None
-    except FormatError:
-        if overwrite:
-            return None
-        raise
-    if overwrite:
-        return None
-    now = json.loads(json.dumps(plain(dict(facts))))
-    differing = ", ".join(_differing(before, now))
-    raise IdentityError(
-        f"the spectra in {folder} were made by another run (other {differing}); give another `out_dir`, or "
-        "overwrite=True (--overwrite) to replace them."
-    )
-
-
-def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return the names of the facts in which two runs differ, of the parameters each by its own."""
-    found = []
-    for key in sorted(key for key in {*before, *now} if before.get(key) != now.get(key)):
-        there, here = before.get(key), now.get(key)
-        if key == "parameters" and isinstance(there, Mapping) and isinstance(here, Mapping):
-            found += _differing(there, here)
-        else:
-            found.append(key)
-    return found
-
-
-def _facts_of(path: Path) -> dict[str, Any]:
-    try:
-        attributes = json.loads((path / "zarr.json").read_text())["attributes"]
-        known: dict[str, Any] = json.loads(attributes[_FACTS])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FormatError(
-            f"{path} is no result of spectra, or a damaged one ({type(error).__name__}: {error}); give another "
-            "`out_dir`, or overwrite=True (--overwrite) to replace it."
-        ) from error
-    return known
-
-
-def _write_data(dataset: xr.Dataset, final: Path) -> None:
-    partial = final.with_name(final.name + ".partial")
-    if partial.exists():
-        shutil.rmtree(partial)
-    dataset.to_zarr(partial, mode="w", consolidated=False, zarr_format=3)
-    if final.is_symlink() or final.is_file():
-        final.unlink()
-    elif final.exists():
-        shutil.rmtree(final)
-    partial.rename(final)
+    return _FOLDER.finished(out_dir, facts, overwrite=overwrite)
 
 
 def table(dataset: xr.Dataset) -> str:
@@ -232,7 +158,7 @@ def summary(dataset: xr.Dataset) -> dict[str, Any]:
     pairs = []
     for place, label in enumerate(dataset["pair"].values):
         pairs.append({"pair": str(label), **{key: dataset[key].values[place].tolist() for key in keys}})
-    attributes = {key: _parsed(value) for key, value in dataset.attrs.items() if key != _FACTS}
+    attributes = {key: _parsed(value) for key, value in dataset.attrs.items()}
     return {"attributes": attributes, "bins": int(dataset["cl"].shape[1]), "pairs": pairs}
 
 

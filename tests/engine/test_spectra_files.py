@@ -128,7 +128,7 @@ def test_another_run_is_refused_unless_it_may_be_replaced(tmp_path: Path) -> Non
     assert not np.allclose(there["cl"], result()["cl"])
 
 
-@pytest.mark.parametrize("step", ["_write_data", "table", "save", "_page"])
+@pytest.mark.parametrize("step", ["to_zarr", "table", "save", "_page"])
 def test_a_run_that_stops_while_writing_is_not_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -138,7 +138,7 @@ def test_a_run_that_stops_while_writing_is_not_finished(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(spectra_files, step, stop)
+        patch.setattr(xr.Dataset if step == "to_zarr" else spectra_files, step, stop)
         with pytest.raises(KeyboardInterrupt):
             write(result(), folder, FACTS)
     assert read_finished(folder, FACTS) is None
@@ -165,7 +165,7 @@ def test_what_is_damaged_or_not_ours_is_told(tmp_path: Path) -> None:
     (tmp_path / "spectra.zarr" / "cl" / "zarr.json").write_text("{")
     with pytest.raises(FormatError, match="overwrite=True"):
         read_finished(tmp_path, FACTS)
-    with pytest.raises(FormatError, match="cannot be read as spectra"):
+    with pytest.raises(FormatError, match="cannot be read as a result of spectra"):
         read(tmp_path / "nowhere")
 
 

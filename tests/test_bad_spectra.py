@@ -157,7 +157,7 @@ FAULTS = [
     ("smooth", {"out_store": "cl.txt", "method": "harmonic"}, "is a file; a sky store is a folder"),
     ("synthesize", {"cl": "bins.csv"}, "are in bins"),
     ("synthesize", {"cl": "gap.csv", "name": "a"}, "every multipole"),
-    ("synthesize", {"cl": "fine.zarr"}, "cannot be read as spectra"),
+    ("synthesize", {"cl": "fine.zarr"}, "cannot be read as a result of spectra"),
     ("synthesize", {"cl": []}, "from ell 0 on"),
     ("synthesize", {"cl": [1.0, np.nan]}, "ell 1"),
     ("synthesize", {"cl": [1.0, -1.0]}, "negative|-1"),

@@ -68,7 +68,7 @@ def fit(
     `super_pixels` (int64) (target).  The coordinate `unit` (target, template) is that of the coefficient.  Several
     regions put a dimension `region` first, super-pixels with coefficients of their own one `superpixel`.  The
     attribute `statement` says in words which templates trade against each other, and where formal errors are too small:
-    where those of the jackknife over S super-pixels are larger by 15 %, and by 3 times their own scatter, which is
+    where those of the jackknife over S super-pixels are larger by 20 %, and by 8 times their own scatter, which is
     1 / sqrt(2 (S - 1)) of them (both limits are guesses), or chi^2 is larger than the given noise allows;
     `degeneracies` has the latter as JSON.
 

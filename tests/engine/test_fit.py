@@ -177,7 +177,7 @@ def test_errors_that_are_too_small_are_stated(tmp_path, caplog):
     assert "super-pixels of nside 1 hold pixels" in few.attrs["statement"]
 
 
-@pytest.mark.parametrize(("parts", "limit"), [(12, 1.640), (48, 1.309), (192, 1.153), (3072, 1.15)])
+@pytest.mark.parametrize(("parts", "limit"), [(12, 2.706), (48, 1.825), (192, 1.409), (3072, 1.2)])
 def test_formal_errors_are_called_too_small_beyond_the_scatter_of_the_others(sky, parts, limit):
     request = request_of(sky[0], TEMPLATES, TARGETS, noise=None, mask=None, region=None, offset=True, jackknife=4,
                          superpixels=None, ridge=0.0, maps=False)  # fmt: skip
@@ -191,7 +191,8 @@ def test_formal_errors_are_called_too_small_beyond_the_scatter_of_the_others(sky
         statement = assemble(request, [fit]).attrs["statement"]
         assert ("formal errors of i353 are too small" in statement) == said
         assert "i857" not in statement
-        assert (f"{ratio:.2f} times as large for nhi" in statement) == said
+        digits = 1 if ratio >= 1.95 else 2
+        assert (f"{ratio:.{digits}f} times as large for nhi" in statement) == said
 
 
 def test_degenerate_templates_are_named(tmp_path):

@@ -10,6 +10,7 @@ READY = .venv/ready
 help:
 	@echo 'make demo      a synthetic sky, two trained networks, predictions 8 times finer, and a report of it all'
 	@echo 'make test      lint, types, then all tests but the long scientific ones'
+	@echo 'make explore   the tests with random cases, with other cases in every run'
 	@echo 'make science   the long runs that judge the science against synthetic truth'
 	@echo 'make bench     the benchmarks, and their table'
 	@echo 'make bench-large  the runs at nside 16384, full sky: some 60 GB of disk and half an hour'
@@ -26,8 +27,11 @@ test: lint
 	$(PYTEST) -q -m 'not science and not bench and not slow and not faults'
 	$(PYTEST) -q -m '(slow or faults) and not science and not bench'
 
+explore: $(READY)
+	$(PYTEST) -q -m hypothesis --hypothesis-profile=explore
+
 science: $(READY)
-	$(PYTEST) -q -m science
+	$(PYTEST) -q -s -m science
 
 bench: $(READY)
 	$(PYTEST) -q -s -m 'bench and not large' tests/benchmarks
@@ -75,4 +79,4 @@ $(READY): pyproject.toml
 	@ln -s ../.. .venv/typing/skymill
 	@touch $(READY)
 
-.PHONY: help demo test science bench bench-large lint clean distclean
+.PHONY: help demo test explore science bench bench-large lint clean distclean

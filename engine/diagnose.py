@@ -17,8 +17,9 @@ from .band_frequencies import frequency_of
 from .diagnose_pass import DistributionKernel, Gathered, merge_gathered, nothing_gathered
 from .diagnose_report import write_diagnosis
 from .diagnosis import Asked, Diagnosis, Found
-from .gas_model import GasModel, areas_of, gas_models, opened, targets_of
+from .gas_model import GasModel, gas_models, opened, targets_of
 from .given_noise import white_noise
+from .named_regions import areas_of
 from .plan import Plan, Run
 from .polarization import polarization
 from .profiles import profiles

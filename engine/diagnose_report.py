@@ -19,7 +19,7 @@ from .gas_model import GasModel
 from .plan import Run
 from .region_tables import LEVELS, dataset_json, intervals
 from .report import fixed, number, percent
-from .used_pixels import sky_fraction
+from .used_pixels import area_deg2, sky_fraction
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -93,11 +93,11 @@ def _residuals(report: Report, asked: Asked, found: Found, band: str) -> dict[st
         "Above: fractional residuals by region. Below: median (dot), 1, 2 and 3 sigma intervals (bars).",
         680,
     )
-    area = np.degrees(np.degrees(stores.tiling_of(asked.store).pixel_area))
+    npix = stores.tiling_of(asked.store).npix
     rows, numbers = [], {}
     for name, part in parts.items():
         spans, fractions = intervals(part.residuals), intervals(part.fractions)
-        covered = part.residual.count * area
+        covered = area_deg2(part.residual.count, npix)
         numbers[name] = {
             "pixels": part.residual.count,
             "area_deg2": covered,

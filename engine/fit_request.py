@@ -15,6 +15,7 @@ from ..chunking.errors import InputError, UnitError, nearest
 from ..chunking.regions import Region
 from ..chunking.tiling import Tiling
 from .given_noise import WhiteNoise, white_noise
+from .named_regions import areas_of
 from .selection import described
 from .used_pixels import UsedPixels
 
@@ -205,9 +206,7 @@ def _regions(
 ) -> tuple[tuple[tuple[str | None, UsedPixels], ...], tuple[Any, ...]]:
     if not isinstance(region, Mapping):
         return ((None, UsedPixels.of(store, mask, region)),), (described(region),)
-    if not region:
-        raise InputError("`region` came as an empty mapping; give name: where, or None for all pixels.")
-    found = tuple((str(name), UsedPixels.of(store, mask, where)) for name, where in region.items())
+    found = tuple(areas_of(store, mask, region).items())
     return found, tuple(described(where) for where in region.values())
 
 

@@ -16,7 +16,7 @@ from ..models.gls_solution import Solution, degeneracies, jackknife_error
 from .fit_pass import RegionSums
 from .fit_request import OFFSET, FitRequest, noise_facts, where_facts
 from .report import plain
-from .used_pixels import FULL_SKY_DEG2, sky_fraction
+from .used_pixels import area_deg2, sky_fraction
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -270,7 +270,7 @@ def assemble(
 
 def _row(request: FitRequest, fit: RegionFit) -> dict[str, Any]:
     bands = len(request.targets)
-    area = fit.pixels * FULL_SKY_DEG2 / request.tiling.npix
+    area = area_deg2(fit.pixels, request.tiling.npix)
     one = {"dof": fit.dof, "pixels": fit.pixels, "super_pixels": fit.parts}
     return {
         **{name: getattr(fit, name) for name in ("coefficient", "error", "jackknife_error", "variance_inflation")},

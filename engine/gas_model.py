@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from ..chunking import store as stores
 from ..chunking.errors import InputError, UnitError, nearest
-from ..chunking.regions import Region
 from ..chunking.units import parse_unit
 from .fit_request import OFFSET, coefficient_unit
 from .moments import Floats
@@ -20,10 +19,6 @@ from .used_pixels import UsedPixels
 
 if TYPE_CHECKING:
     import xarray as xr
-
-type Regions = str | Region | Sequence[str | Region] | Mapping[str, Any] | None
-
-EVERYWHERE = "all"
 
 
 @dataclass(frozen=True)
@@ -100,32 +95,6 @@ class GasModel:
         return used
 
 
-def areas_of(store: str, mask: str | None, region: Regions) -> dict[str, UsedPixels]:
-    """Return the used pixels of every region, by name; of a region without a name by "all".
-
-    Parameters
-    ----------
-    store : str
-        Address of the store.
-    mask : str, optional
-        Name of a mask map; see `masks.weight_values`.
-    region : str, Region, sequence of them, or mapping, optional
-        Conditions or a region, or several by name; default the whole sky.
-
-    Raises
-    ------
-    InputError
-        If a mapping is empty, or a region cannot be read.
-    MissingMapError
-        If the store does not hold a map.
-    """
-    if isinstance(region, Mapping):
-        if not region:
-            raise InputError("`region` came empty; give conditions by name, or None for the whole sky.")
-        return {str(name): UsedPixels.of(store, mask, where) for name, where in region.items()}
-    return {EVERYWHERE: UsedPixels.of(store, mask, region)}
-
-
 def gas_models(
     store: str,
     target: str,
@@ -146,7 +115,7 @@ def gas_models(
     target : str
         Map of the observed band.
     areas : mapping of str to UsedPixels
-        From `areas_of`.
+        From `named_regions.areas_of`.
     fit : Dataset or path, optional
         Result of `skymill.fit`, or where it was written.
     model : str, optional

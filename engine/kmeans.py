@@ -34,6 +34,7 @@ from .plan import RESERVED_BYTES, Plan, Run
 from .rings import largest_task
 from .selection import BLOCK_BYTES, Where
 from .targets import Target, output_store
+from .used_pixels import area_deg2
 from .worker import Worker, format_bytes, parse_bytes
 
 if TYPE_CHECKING:
@@ -365,7 +366,6 @@ def dataset(request: KmeansRequest, options: KmeansOptions, clusters: Clusters, 
     scale = found.moments.scale
     weights = np.array(options.weights)
     standardised = clusters.scaled / np.where(clusters.scaling.factor > 0, weights, 1.0)
-    area = found.pixels * request.cube.tiling.pixel_area * (180.0 / np.pi) ** 2
     both = ("cluster", "attribute")
     return xr.Dataset(
         {
@@ -392,7 +392,7 @@ def dataset(request: KmeansRequest, options: KmeansOptions, clusters: Clusters, 
             "store": request.cube.store,
             "voxels": found.moments.count,
             "pixels": found.pixels,
-            "area_deg2": area,
+            "area_deg2": area_deg2(found.pixels, request.cube.tiling.npix),
             "f_sky": found.pixels / request.cube.tiling.npix,
             "parameters": json.dumps({**request.facts(), **options.facts()}),
         },

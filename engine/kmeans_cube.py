@@ -16,7 +16,7 @@ from ..chunking.schema import MapInfo
 from ..chunking.tiling import Tiling
 from ..chunking.unit_names import UNITS, parse_unit
 from ..models.columns import HI_COLUMN
-from ..models.kmeans import Channels, Voxels
+from ..models.kmeans import VelocityAxis, Voxels
 from .ledger import read_held
 
 COLUMN_UNIT = "1e20 cm^-2"
@@ -93,9 +93,9 @@ class CubeReader:
         return tuple(width / amount for width, amount in zip(self.width, self.amount, strict=True))
 
     @property
-    def channels(self) -> Channels:
+    def channels(self) -> VelocityAxis:
         """Velocity channels as the kernels want them."""
-        return Channels(np.array(self.velocity), np.array(self.divisor))
+        return VelocityAxis(np.array(self.velocity), np.array(self.divisor))
 
     def voxels(
         self, tile: int, used: NDArray[np.bool_] | None = None, values: NDArray[np.float32] | None = None

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..models import kmeans_labels, kmeans_start
-from ..models.kmeans import Channels, Moments, Scaling, Statistics, Voxels
+from ..models.kmeans import Moments, Scaling, Statistics, VelocityAxis, Voxels
 from ..models.kmeans_assign import statistics
 from ..models.kmeans_start import Far
 from .kmeans_cube import CubeReader as CubeReader
@@ -151,7 +151,7 @@ class OverTiles:
     _moments: list[Moments] = field(default_factory=list, init=False)
 
     @property
-    def channels(self) -> Channels:
+    def channels(self) -> VelocityAxis:
         """Velocity channels."""
         return self.source.cube.channels
 

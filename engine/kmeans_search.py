@@ -184,8 +184,6 @@ def kmeans_search(
         request.store if out_dir is None else os.fspath(out_dir),
         execute,
         worker,
-        todo=range(len(first)),
-        n_tiles=len(first),
         read_bytes=4 * cells * (channels + len(request.reads)),
         memory={"columns": 4 * cells * 2 * max(k), "products": 8 * 40 * (max(k) + len(request.reads)) * 2**14},
         reserved=RESERVED_BYTES + bytes_of_voxels(cells, channels) + 4 * cells * len(request.values),

@@ -26,7 +26,7 @@ from .plan import Plan, Run
 from .progress import say
 from .records import RunReport
 from .selection import BLOCK_BYTES, Selection, Where, described, words
-from .used_pixels import FULL_SKY_DEG2, sky_fraction
+from .used_pixels import area_deg2, sky_fraction
 from .worker import Worker, parse_bytes
 
 
@@ -89,7 +89,7 @@ class MaskReport:
 
 
 def _area(pixels: int, nside: int) -> float:
-    return pixels * FULL_SKY_DEG2 / (12 * nside**2)
+    return area_deg2(pixels, 12 * nside**2)
 
 
 def _amount(pixels: int, nside: int) -> str:

@@ -17,9 +17,10 @@ from ..models.slopes import correlation, formal_error, line_slope
 from ..models.slopes import jackknife as jackknife_covariance
 from .arguments import checked
 from .block_moments import BlockMoments, block_numbers, block_shift, merge_blocks
-from .gas_model import GasModel, areas_of, gas_models
+from .gas_model import GasModel, gas_models
 from .given_noise import WhiteNoise, white_noise
 from .moments import Floats
+from .named_regions import areas_of
 from .plan import Plan, Run
 from .region_pass import reduce_regions, refuse_nothing, region_plan
 from .region_tables import region_dataset

@@ -14,8 +14,9 @@ from ..chunking.errors import InputError, nearest
 from ..chunking.regions import Region
 from .arguments import checked
 from .block_moments import block_shift
-from .gas_model import GasModel, Regions, areas_of, gas_models
+from .gas_model import GasModel, gas_models
 from .histograms import Histogram
+from .named_regions import Regions, areas_of
 from .plan import Plan, Run
 from .profile_statistics import (
     RANKS,

@@ -16,6 +16,7 @@ from .arguments import checked
 from .fit import fit
 from .ledger import map_digest
 from .mapping import map_plan
+from .named_regions import CAPS, area_of, pixels_of, regions_of
 from .plan import Plan, Run
 from .reddening_compare import to_mmag
 from .reddening_map import (
@@ -27,7 +28,6 @@ from .reddening_map import (
     to_column,
     upsampled_templates,
 )
-from .reddening_regions import area_of, pixels_of, regions_of
 from .reddening_report import write_reddening
 from .reddening_scatter import (
     BYTES_A_PIXEL,
@@ -171,7 +171,7 @@ def reddening(
         raise InputError(f"`factor` {factor} came; give a finite number, not 0.")
     stores.require_maps(where, (*names, target))
     scale = factor * to_mmag(where, target)
-    chosen = regions_of(region)
+    chosen = regions_of(CAPS if region is None else region)
     there = where if native is None else stores.address(native)
     raised = upsampled_templates(where, there, names, upsample)
     into = output_store(there, out_store)

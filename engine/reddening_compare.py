@@ -16,8 +16,8 @@ from ..chunking.errors import InputError, UnitError, nearest
 from ..chunking.units import conversion
 from ..models.gls import NormalEquations, accumulate
 from .arguments import checked
+from .named_regions import CAPS, area_of, pixels_of, regions_of
 from .plan import Plan, Run
-from .reddening_regions import area_of, pixels_of, regions_of
 from .reddening_report import write_comparison
 from .reddening_scatter import (
     BYTES_A_PIXEL,
@@ -148,7 +148,7 @@ def compare_reddening(
     scales = tuple((name, factor * to_mmag(where, name)) for name, factor in _factors(sought, factors).items())
     if slope is not None and not np.isfinite(slope):
         raise InputError(f"`slope` {slope} came; give a finite number, or None to fit it.")
-    chosen = regions_of(region)
+    chosen = regions_of(CAPS if region is None else region)
     used = pixels_of(where, mask, chosen)
     pixels = RegionPixels(tuple(used.values()), scales)
     tiling = stores.tiling_of(where)

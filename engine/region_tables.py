@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .gas_model import Regions
 from .histograms import Histogram
+from .named_regions import Regions
 from .report import plain
 
 if TYPE_CHECKING:

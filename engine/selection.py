@@ -189,7 +189,8 @@ class _Known:
             return np.abs(found) if value.magnitude else found
         found = self.coordinate(value.name)
         if value.magnitude and value.name in _LONGITUDES:
-            found = (found + 180.0) % 360.0 - 180.0
+            # Exact, which a remainder is not: |l| is l up to 180.
+            return np.minimum(found, 360.0 - found)
         return np.abs(found) if value.magnitude else found
 
     def coordinate(self, name: str) -> NDArray[np.float64]:

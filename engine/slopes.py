@@ -17,8 +17,9 @@ from ..models.verdicts import NOT_MEASURED
 from .arguments import check_choice, checked
 from .band_frequencies import frequency_of
 from .block_moments import block_shift
-from .gas_model import GasModel, Regions, areas_of, gas_models
+from .gas_model import GasModel, gas_models
 from .given_noise import WhiteNoise, white_noise
+from .named_regions import Regions, areas_of
 from .plan import Plan, Run
 from .region_pass import refuse_nothing, region_plan
 from .region_tables import region_dataset

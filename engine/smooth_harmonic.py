@@ -24,10 +24,6 @@ from .transform_cost import Cost
 # Where the beam ends: what it lets through beyond is below the rounding of float32.
 NEGLIGIBLE: Final = 1e-8
 WEIGHTS: Final = "weights-"  # before the names of the stages that the weights go through
-# There and back, one core, measured at nside 2048 (within a factor of 1.5): rows and stores go with the pixels,
-# Legendre transforms with lmax^3 where they interpolate between rows, and with nside lmax^2 where they do not.
-SECONDS_PER_PIXEL: Final = 1e-7
-SECONDS_PER_DEGREE: Final = {"single": 6e-11, "double": 1.6e-10}
 
 
 @dataclass(frozen=True)

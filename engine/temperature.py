@@ -17,9 +17,10 @@ from ..chunking.schema import MapInfo
 from ..models.fingerprints import warming
 from .arguments import checked
 from .band_frequencies import frequency_of
-from .gas_model import GasModel, areas_of, gas_models
+from .gas_model import GasModel, gas_models
 from .given_noise import WhiteNoise, white_noise
 from .mapping import STATISTICS, map_plan
+from .named_regions import areas_of
 from .plan import Plan, Run
 from .records import RunReport
 from .region_pass import position_memory, refuse_nothing, tiles_with

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..models.fingerprints import temperature_from_ratio, temperature_spread
-from .gas_model import GasModel, Regions
+from .gas_model import GasModel
 from .histograms import Histogram, LogScale
 from .moments import Floats, Moments
+from .named_regions import Regions
 from .region_tables import LEVELS, intervals, region_dataset
 
 if TYPE_CHECKING:

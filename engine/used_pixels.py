@@ -114,6 +114,17 @@ class UsedPixels:
         return used
 
 
+def area_deg2(pixels: int, npix: int) -> float:
+    """Return the area of some pixels of a sky that has `npix`, square degrees.
+
+    Examples
+    --------
+    >>> round(area_deg2(1, 12), 2)
+    3437.75
+    """
+    return pixels * FULL_SKY_DEG2 / npix
+
+
 def sky_fraction(area_deg2: float) -> float:
     """Return the fraction of the sphere that an area in square degrees is.
 

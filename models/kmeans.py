@@ -19,12 +19,11 @@ from .kmeans_assign import statistics
 from .kmeans_labels import adjusted_rand_index, cluster_columns, contingency, labels
 from .kmeans_start import STARTS, Far, Passes, draw, farthest, start
 from .kmeans_statistics import Scaling, Statistics
-from .kmeans_voxels import ATTRIBUTES, Channels, Floats, Moments, Voxels, bytes_of_voxels
+from .kmeans_voxels import ATTRIBUTES, Floats, Moments, VelocityAxis, Voxels, bytes_of_voxels
 
 __all__ = [
     "ATTRIBUTES",
     "STARTS",
-    "Channels",
     "Clusters",
     "InMemory",
     "Moments",
@@ -33,6 +32,7 @@ __all__ = [
     "Scaling",
     "State",
     "Statistics",
+    "VelocityAxis",
     "Voxels",
     "adjusted_rand_index",
     "bytes_of_voxels",
@@ -71,7 +71,7 @@ class InMemory:
     parts: Sequence[Voxels]
 
     @property
-    def channels(self) -> Channels:
+    def channels(self) -> VelocityAxis:
         """Velocity channels."""
         return self.parts[0].channels
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from .kmeans_assign import nearest
 from .kmeans_statistics import Scaling, Statistics
-from .kmeans_voxels import BLOCK, Channels, Floats, Moments, Voxels
+from .kmeans_voxels import BLOCK, Floats, Moments, VelocityAxis, Voxels
 
 STARTS = ("greedy", "parallel")
 
@@ -33,7 +33,7 @@ class Passes(Protocol):
     """Ways over all voxels, wherever they are; a part is what one of them is done in."""
 
     @property
-    def channels(self) -> Channels:
+    def channels(self) -> VelocityAxis:
         """Velocity channels."""
 
     def moments(self) -> list[Moments]:

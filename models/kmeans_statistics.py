@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .kmeans_voxels import Channels, Floats, Moments
+from .kmeans_voxels import Floats, Moments, VelocityAxis
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,12 @@ class Statistics:
         numbers: NDArray[np.int64] = self.counts.sum(axis=1)
         return numbers
 
-    def sums(self, channels: Channels, scaling: Scaling) -> Floats:
+    def sums(self, channels: VelocityAxis, scaling: Scaling) -> Floats:
         """Return the summed scaled attributes, (cluster, attribute) float64."""
         raw = np.column_stack([self.vectors, self.counts @ channels.velocity, self.columns @ (1.0 / channels.width)])
         return (raw - self.numbers[:, None] * scaling.mean) * scaling.factor
 
-    def inertia(self, centres: Floats, channels: Channels, scaling: Scaling) -> float:
+    def inertia(self, centres: Floats, channels: VelocityAxis, scaling: Scaling) -> float:
         """Return the summed squared distances of the voxels to the centres of their clusters."""
         gained = 2.0 * (centres * self.sums(channels, scaling)).sum() - self.numbers @ (centres**2).sum(axis=1)
         return max(0.0, self.scatter - float(gained))

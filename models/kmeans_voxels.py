@@ -78,7 +78,7 @@ class Moments:
 
 
 @dataclass(frozen=True)
-class Channels:
+class VelocityAxis:
     """Velocity channels: what all voxels of one have in common.
 
     Parameters
@@ -107,7 +107,7 @@ class Voxels:
         (kept,) int64: which of them are kept.
     pixels : numpy.ndarray
         (4, block x cell) float64: unit vectors, and a whole number that stands for the pixel (see `Statistics.marks`).
-    channels : Channels
+    channels : VelocityAxis
         What pixels have in common.
     column : numpy.ndarray
         (block, channel, cell) float32; the density n is this over the width of the channel.
@@ -130,7 +130,7 @@ class Voxels:
     cells: int
     places: NDArray[np.intp]
     pixels: Floats
-    channels: Channels
+    channels: VelocityAxis
     column: NDArray[np.float32]
     count: NDArray[np.int64]
     low: Floats
@@ -201,7 +201,7 @@ class Voxels:
             column.shape[1],
             places,
             pixels,
-            Channels(speeds, widths),
+            VelocityAxis(speeds, widths),
             values,
             rows.count,
             rows.low,

@@ -15,8 +15,9 @@ from skymill.engine.cap_images import cap_image, cap_lonlat, cap_xy
 from skymill.engine.diagnose_pass import FRACTION_SCALE, Frame
 from skymill.engine.figures import save
 from skymill.engine.figures_caps import caps_figure
-from skymill.engine.gas_model import areas_of, gas_models
+from skymill.engine.gas_model import gas_models
 from skymill.engine.histograms import Histogram
+from skymill.engine.named_regions import areas_of
 from skymill.models.fingerprints import CAUSES, fingerprints
 
 

@@ -140,6 +140,9 @@ def covered(found: np.ndarray, error: np.ndarray) -> np.ndarray:
 
 def test_pulls_of_the_correlated_fit(skies: Skies, best: Fits) -> None:
     pulls = (best.coefficient - TRUTH) / best.error
+    shares = covered(best.coefficient, best.error)
+    sizes = best.error.mean(axis=0) / best.coefficient.std(axis=0)
+    print(f"correlated: formal errors over scatter {sizes.round(2)}, hold the truth in {shares.round(2)}")
     assert np.abs(pulls.mean(axis=0)).max() < 0.2
     assert pulls.std(axis=0).min() > 0.9
     assert pulls.std(axis=0).max() < 1.1
@@ -155,6 +158,12 @@ def test_diagonal_fits_scatter_more_and_their_errors_are_too_small(skies, best, 
     scatter = plain["found"].std(axis=0)
     ratio = scatter / best.coefficient.std(axis=0)
     assert np.abs((plain["found"].mean(axis=0) - TRUTH) / scatter).max() < 0.2  # unbiased all the same
+    shares = covered(plain["found"], plain["formal"]), covered(plain["found"], plain["jackknife"])
+    print(
+        f"diagonal, {'white sigma' if weigh else 'sized by residuals'}: scatter {ratio.round(2)} times as large;",
+        end=" ",
+    )
+    print(f"truth held in {shares[0].round(2)} by formal, {shares[1].round(2)} by jackknife errors")
     assert ratio[0] > 1.6
     assert ratio.min() > 1.15
     assert (np.broadcast_to(plain["formal"], plain["found"].shape).mean(axis=0) / scatter).max() < most

@@ -49,10 +49,15 @@ def measured(tmp_path, cause, sigma, scaling="regression"):
     return found["slope"].values, str(found["verdict"].values)
 
 
+def tell(what, found, verdict):
+    print(f"{what}: slopes {found[0]:.3f} (857 GHz), {found[1]:.3f} (third band); {verdict}")
+
+
 @pytest.mark.parametrize(("sigma", "slope", "third"), [(0.05, 0.371, 3.48), (0.5, 0.367, 3.45), (1.28, 0.342, 3.32)])
 def test_temperature_slopes_by_regression(tmp_path, sigma, slope, third):
     """B12 and B13 in the linear regime, and what regression leaves of them beyond (+-0.005, 1 %)."""
     found, verdict = measured(tmp_path, "temperature", sigma)
+    tell(f"temperature scatters by {sigma} K", found, verdict)
     assert found[0] == pytest.approx(slope, abs=0.005)
     assert found[1] == pytest.approx(third, rel=0.01)
     assert verdict == "temperature"
@@ -61,6 +66,7 @@ def test_temperature_slopes_by_regression(tmp_path, sigma, slope, third):
 @pytest.mark.parametrize("sigma", [0.05, 0.5, 1.28])
 def test_temperature_slopes_scaled_by_gas_stay(tmp_path, sigma):
     found, verdict = measured(tmp_path, "temperature", sigma, "gas")
+    tell(f"temperature scatters by {sigma} K, scaled by gas", found, verdict)
     assert found[0] == pytest.approx(0.371, abs=0.005)
     assert verdict == "temperature"
 
@@ -69,6 +75,7 @@ def test_temperature_slopes_scaled_by_gas_stay(tmp_path, sigma):
 @pytest.mark.parametrize(("cause", "sigma", "slope"), [("dust-to-gas", 0.1, 0.0), ("beta", 0.05, 1.0)])
 def test_slopes_of_other_causes(tmp_path, cause, sigma, slope, scaling):
     found, verdict = measured(tmp_path, cause, sigma, scaling)
+    tell(f"{cause}, {scaling}", found, verdict)
     assert found[0] == pytest.approx(slope, abs=0.01)
     assert verdict == cause
 
@@ -77,6 +84,7 @@ def test_slopes_of_other_causes(tmp_path, cause, sigma, slope, scaling):
 def test_anticorrelated_temperature_and_beta_are_negative(tmp_path, sigma):
     """-0.146 to first order, -0.125 with 1.28 K: -0.13 as published, between the two."""
     found, verdict = measured(tmp_path, "temperature-beta", sigma)
+    tell(f"temperature-beta, {sigma} K", found, verdict)
     assert found[0] == pytest.approx(-0.135, abs=0.015)
     assert verdict == "temperature-beta"
 
@@ -86,6 +94,7 @@ def test_b13_by_beta(tmp_path, beta, slope):
     sky = monte_carlo_pixels("temperature", 0.05, pixels=NPIX, seed=3, beta=beta, bands=Bands())
     x, z = sky["high"] - sky["gas"], sky["third"]
     z = z - np.cov(z, sky["gas"])[0, 1] / np.cov(sky["low"], sky["gas"])[0, 1] * sky["low"]
+    print(f"B13 at beta {beta}: {np.cov(x, z)[0, 1] / np.var(x, ddof=1):.3f}, {slope} published")
     assert np.cov(x, z)[0, 1] / np.var(x, ddof=1) == pytest.approx(slope, rel=0.01)
 
 
@@ -100,6 +109,7 @@ def test_the_spread_of_temperatures_is_recovered(tmp_path, offset):
         where = str(other)
         fit["coefficient"].loc[{"template": "offset"}] = offset
     found = sm.temperature(where, fit=fit).run()
+    print(f"temperatures scatter by {float(found['sigma'][0]):.3f} K, 1.28 put in")
     assert float(found["sigma"][0]) == pytest.approx(1.28, rel=0.02)
     assert float(found["sigma"][0]) == pytest.approx(1.275, rel=0.02)
     assert float(found["median"]) == pytest.approx(20.0, abs=0.02)
@@ -136,6 +146,7 @@ def test_polarisation_has_the_slope_minus_one(tmp_path):
         coords={"target": ["i353"], "template": ["nhi", "offset"]},
     )
     found = sm.polarization(where, polarized=["q353", "u353"], fit=fit).run()
+    print(f"polarisation: slope {float(found['slope']):.3f} +- {float(found['error']):.3f}")
     assert float(found["slope"]) == pytest.approx(-1.0, abs=0.05)
     assert abs(float(found["slope"]) + 1) < 4 * float(found["error"])
     assert float(found["correlation"]) < -0.8

@@ -1,4 +1,4 @@
-"""The regions that have a fit of their own, by name: what users write, and which pixels that is."""
+"""Regions by name: what users write for `region`, and which pixels that is."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ from numpy.typing import NDArray
 
 from ..chunking.errors import InputError
 from .selection import Where
-from .used_pixels import FULL_SKY_DEG2, UsedPixels, sky_fraction
+from .used_pixels import UsedPixels, area_deg2, sky_fraction
+
+type Regions = Where | Mapping[str, Where]
 
 # Both grow from the poles; a pixel whose centre lies on the plane is in neither.
 CAPS: dict[str, Where] = {"ngc": "ngc", "sgc": "sgc"}
 WHOLE = "all"
 
 
-def regions_of(region: Where | Mapping[str, Where]) -> dict[str, Where]:
-    """Return regions by name.
+def regions_of(region: Regions) -> dict[str, Where]:
+    """Return regions by name; one without a name is called "all".
 
     Parameters
     ----------
     region : mapping, or what one region may be
-        None for the two galactic caps; one region without a name is called "all".
+        What a user gave; None is the whole sky.
 
     Raises
     ------
@@ -31,18 +33,19 @@ def regions_of(region: Where | Mapping[str, Where]) -> dict[str, Where]:
 
     Examples
     --------
-    >>> regions_of(None)
-    {'ngc': 'ngc', 'sgc': 'sgc'}
     >>> regions_of("b > 60")
     {'all': 'b > 60'}
     """
-    if region is None:
-        return dict(CAPS)
     if not isinstance(region, Mapping):
         return {WHOLE: region}
     if not region or not all(isinstance(name, str) and name for name in region):
         raise InputError(f'`region` {dict(region)!r} came; give regions by name, such as {{"ngc": "b > 30"}}.')
     return dict(region)
+
+
+def areas_of(store: str, mask: str | None, region: Regions) -> dict[str, UsedPixels]:
+    """Return the used pixels of every region, by name; see `regions_of` and `pixels_of`."""
+    return pixels_of(store, mask, regions_of(region))
 
 
 def pixels_of(store: str, mask: str | None, regions: Mapping[str, Where]) -> dict[str, UsedPixels]:
@@ -73,6 +76,9 @@ def area_of(counts: Sequence[int], npix: int) -> list[tuple[str, NDArray[np.floa
     >>> [(name, values.tolist()) for name, values, _ in area_of([12], 12)][::2]
     [('pixels', [12]), ('f_sky', [1.0])]
     """
-    pixels = np.asarray(counts, np.int64)
-    area = pixels * (FULL_SKY_DEG2 / npix)
-    return [("pixels", pixels, "1"), ("area", area, "deg^2"), ("f_sky", np.vectorize(sky_fraction)(area), "1")]
+    areas = [area_deg2(count, npix) for count in counts]
+    return [
+        ("pixels", np.array(counts, np.int64), "1"),
+        ("area", np.array(areas), "deg^2"),
+        ("f_sky", np.array([sky_fraction(area) for area in areas]), "1"),
+    ]

@@ -39,7 +39,8 @@ def regions_of(region: Regions) -> dict[str, Where]:
     if not isinstance(region, Mapping):
         return {WHOLE: region}
     if not region or not all(isinstance(name, str) and name for name in region):
-        raise InputError(f'`region` {dict(region)!r} came; give regions by name, such as {{"ngc": "b > 30"}}.')
+        came = repr(dict(region)) if region else "(an empty mapping)"
+        raise InputError(f'`region` {came} came; give regions by name, such as {{"ngc": "b > 30"}}.')
     return dict(region)
 
 

@@ -208,6 +208,7 @@ class OverTiles:
             threads=self.run.worker.threads,
             progress=progress,
             label=label,
+            homing=bool(self.source.budget),
         )
 
 

@@ -367,9 +367,11 @@ def task_verb(task: TileTask) -> str:
     return str(known[1]["verb"])
 
 
-def make_executor(run: Run, *, gpu: bool = False) -> ThreadsExecutor | DaskExecutor:
-    """Return where the tasks of a run go; `gpu` says that they gain from one."""
-    return ThreadsExecutor(run.worker.threads) if run.client is None else DaskExecutor(run.client, gpu=gpu)
+def make_executor(run: Run, *, gpu: bool = False, homing: bool = False) -> ThreadsExecutor | DaskExecutor:
+    """Return where the tasks of a run go; `gpu` says that they gain from one, `homing` see `DaskExecutor`."""
+    if run.client is None:
+        return ThreadsExecutor(run.worker.threads)
+    return DaskExecutor(run.client, gpu=gpu, homing=homing)
 
 
 def set_aside_error(report: RunReport) -> RunError:

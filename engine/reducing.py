@@ -40,6 +40,17 @@ class ReduceTask[S]:
         return self.kernel(tile, inputs)
 
 
+@dataclass(frozen=True)
+class _Several[S]:
+    """Does a task for each of several tiles, one after the other."""
+
+    task: Callable[[int], S]
+
+    def __call__(self, tiles: tuple[int, ...]) -> list[S]:
+        """Return the statistic of each."""
+        return [self.task(tile) for tile in tiles]
+
+
 def reduce_tiles[S](
     kernel: Callable[[int, dict[str, NDArray[Any]]], S],
     *,
@@ -54,6 +65,7 @@ def reduce_tiles[S](
     label: str = "reduce",
     cubes: bool = False,
     verify: ledger.Verify = "always",
+    homing: bool = False,
 ) -> S:
     """Return the merged statistic of all tiles.
 
@@ -84,6 +96,10 @@ def reduce_tiles[S](
         Whether the kernel knows what to do with cubes; otherwise they are refused.
     verify : {"always", "once"}
         How often a process holds a tile against the ledger, see `ledger.read_held`.
+    homing : bool
+        On a cluster, tasks take several tiles, as many as leave each thread a few tasks, and a tile goes to the same
+        worker in every reduction: for kernels that keep in memory what they have read, and take less time than Dask
+        takes for a task.
 
     Raises
     ------
@@ -111,27 +127,31 @@ def reduce_tiles[S](
     merged: list[S] = [] if initial is None else [initial]
     early: dict[int, S] = {}
     position = 0
+    executor = make_executor(run, homing=homing)
 
-    def handle(tile: int, statistic: S) -> None:
+    def handle(tiles: tuple[int, ...], statistics: list[S]) -> None:
         # Tasks arrive in any order; what is early waits, a window's worth at most.
         nonlocal position
-        early[tile] = statistic
+        early.update(zip(tiles, statistics, strict=True))
         while position < len(going) and going[position] in early:
             arrived = early.pop(going[position])
             merged[:] = [merge(merged[0], arrived)] if merged else [arrived]
             position += 1
-        bar.advance()
+        for _ in tiles:
+            bar.advance()
 
-    executor = make_executor(run)
     try:
+        several = -(-len(going) // executor.slots()) if homing and client is not None else 1
+        groups = [tuple(going[first : first + several]) for first in range(0, len(going), several)]
         with Progress(label, len(going), progress) as bar:
-            failed = run_window(task, going, executor, handle)
+            failed = run_window(_Several(task), groups, executor, handle)
     finally:
         if isinstance(executor, ThreadsExecutor):
             executor.close()
     if failed:
-        tile, reason = failed[0]
-        raise RunError(f"{label}: tile {tile} of {where} cannot be reduced: {reason}")
+        tiles_of, reason = failed[0]
+        which = f"tile {tiles_of[0]}" if len(tiles_of) == 1 else f"one of the tiles {', '.join(map(str, tiles_of))}"
+        raise RunError(f"{label}: {which} of {where} cannot be reduced: {reason}")
     if not merged:
         raise RunError(f"{label}: no tile of {where} has data in all of {', '.join(names)}; nothing to go over.")
     return merged[0]

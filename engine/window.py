@@ -11,7 +11,7 @@ import errno
 import queue
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
@@ -33,7 +33,7 @@ class Executor(Protocol):
     def slots(self) -> int:
         """Return how many tasks may be out at once."""
 
-    def submit(self, task: Callable[[int], Any], tile: int) -> Any:
+    def submit[T](self, task: Callable[[T], Any], tile: T) -> Any:
         """Send one task out and return its future."""
 
     def check(self) -> None:
@@ -54,7 +54,7 @@ class ThreadsExecutor:
         """Return how many tasks may be out at once."""
         return self._threads + 1
 
-    def submit(self, task: Callable[[int], Any], tile: int) -> Future[Any]:
+    def submit[T](self, task: Callable[[T], Any], tile: T) -> Future[Any]:
         """Send one task out and return its future."""
         return self._pool.submit(task, tile)
 
@@ -81,11 +81,17 @@ class DaskExecutor:
         Seconds that the cluster may be without any worker.
     gpu : bool
         In a cluster that has both, tasks go to the workers with a GPU, or else to those without.
+    homing : bool
+        Send the first task to the same worker in every run, the second too, and so on, as long as the same workers are
+        there: for tasks that find in their worker's memory what the last run left.  Idle workers may still take them.
     """
 
-    def __init__(self, client: Client, patience: float | None = None, *, gpu: bool = False) -> None:
+    def __init__(
+        self, client: Client, patience: float | None = None, *, gpu: bool = False, homing: bool = False
+    ) -> None:
         self._client = client
-        self._gpu = gpu
+        self._gpu, self._homing = gpu, homing
+        self._homes: list[str] = []
         self._resource: str | None = None
         self._run = uuid4().hex[:12]
         self._sent = 0
@@ -113,6 +119,8 @@ class DaskExecutor:
         if workers:
             self._seen_worker = time.monotonic()
             self._slots = TASKS_PER_THREAD * sum(int(worker["nthreads"]) for worker in workers)
+            if self._homing:
+                self._homes = sorted(worker["address"] for worker in workers for _ in range(int(worker["nthreads"])))
 
     def _suitable(self, workers: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return the workers that the tasks may go to; see `connect` for what workers say of themselves."""
@@ -132,13 +140,16 @@ class DaskExecutor:
         self._refresh()
         return self._slots
 
-    def submit(self, task: Callable[[int], Any], tile: int) -> Any:
+    def submit[T](self, task: Callable[[T], Any], tile: T) -> Any:
         """Send one task out and return its future."""
+        home: dict[str, Any] = {}
+        if self._homes:
+            home = {"workers": [self._homes[self._sent % len(self._homes)]], "allow_other_workers": True}
         self._sent += 1
         # An annotation of the graph would get lost on the way; resources given to `submit` do not.
         resources = {self._resource: 1} if self._resource else None
         key = f"skymill-{self._run}-{self._sent}"
-        return self._client.submit(task, tile, key=key, pure=False, resources=resources)
+        return self._client.submit(task, tile, key=key, pure=False, resources=resources, **home)
 
     def check(self) -> None:
         """Raise RunError if the scheduler is lost or no worker has been there for a while."""
@@ -177,22 +188,22 @@ _WORKER_DIED = (
 )
 
 
-def run_window(
-    task: Callable[[int], Any],
-    tiles: Sequence[int],
+def run_window[T: Hashable](
+    task: Callable[[T], Any],
+    tiles: Sequence[T],
     executor: Executor,
-    handle: Callable[[int, Any], None],
+    handle: Callable[[T, Any], None],
     *,
     retries: int = RETRIES,
-) -> list[tuple[int, str]]:
+) -> list[tuple[T, str]]:
     """Run a task for every tile and return the tiles that kept failing, each with its reason.
 
     Parameters
     ----------
     task : callable
-        Picklable; takes a tile number.
+        Picklable; takes the number of a tile, or what else `tiles` holds.
     tiles : sequence of int
-        In the order in which they go out.
+        In the order in which they go out; tuples of tiles, where a task takes several.
     executor : Executor
         Where they run.
     handle : callable
@@ -206,12 +217,12 @@ def run_window(
         If the run as a whole cannot go on.
     """
     waiting = deque(tiles)
-    suspects: deque[int] = deque()  # their worker died; they go out one by one, so that none takes others with it
-    alone: set[int] = set()
-    attempts: dict[int, int] = {}
-    running: dict[Any, int] = {}
+    suspects: deque[T] = deque()  # their worker died; they go out one by one, so that none takes others with it
+    alone: set[T] = set()
+    attempts: dict[T, int] = {}
+    running: dict[Any, T] = {}
     arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    set_aside: list[tuple[int, str]] = []
+    set_aside: list[tuple[T, str]] = []
     try:
         while waiting or running or suspects:
             while (waiting and len(running) < executor.slots()) or (suspects and not running):
@@ -248,10 +259,11 @@ def run_window(
         if not executor.lost():
             for future in running:
                 future.cancel()
-    return sorted(set_aside)
+    place = {tile: number for number, tile in enumerate(tiles)}
+    return sorted(set_aside, key=lambda each: place[each[0]])
 
 
-def _submit(executor: Executor, task: Callable[[int], Any], tile: int) -> Any:
+def _submit[T](executor: Executor, task: Callable[[T], Any], tile: T) -> Any:
     try:
         return executor.submit(task, tile)
     except (InputError, TypeError):

@@ -204,8 +204,8 @@ def fingerprints(
     Raises
     ------
     InputError
-        If temperature or pivot are not positive, or the pivot is the high band (a change of beta then leaves no
-        residual there).
+        If temperature or pivot are not positive, beta or its change is not finite, or the pivot is the high band (a
+        change of beta then leaves no residual there).
 
     Notes
     -----
@@ -225,6 +225,9 @@ def fingerprints(
     for name, value in (("temperature", temperature), ("pivot_ghz", pivot_ghz)):
         if not 0 < value < math.inf:
             raise InputError(f"`{name}` {value!r} came; a positive number is expected.")
+    for name, value in (("beta", beta), ("beta_per_kelvin", beta_per_kelvin)):
+        if not math.isfinite(value):
+            raise InputError(f"`{name}` {value!r} came; a finite number is expected.")
     if pivot_ghz == between.high:
         raise InputError(
             f"`pivot_ghz` {pivot_ghz:g} came, which is the high band: a change of beta leaves no residual there. Give "

@@ -88,7 +88,7 @@ class GasSky:
     noise_kappa : float
         Of `kappa`; a guess, about a white spectrum of 1e-7 sr.
     noise_ebv_sfd, noise_ebv_stars : float
-        Of the reddening maps, mag; guesses.
+        Of E(B-V), mag; guesses.  In `ebv_sfd` it is by 1 / `sfd_factor` larger, as all that is in it.
     cib_i353, cib_i545, cib_i857, cib_i100um : float
         Root mean square of the CIB at nside 256, MJy/sr; guesses.
     cib_index : float
@@ -117,7 +117,8 @@ class GasSky:
     sfd_factor : float
         E(B-V) over what `ebv_sfd` says (Schlafly & Finkbeiner 2011).
     sfd_cib : float
-        Root mean square of what CIB adds to `ebv_sfd` at nside 256, mag; a guess.
+        Root mean square of what CIB adds to the E(B-V) of `ebv_sfd`, `sfd_factor` times that map, at nside 256, mag; a
+        guess.
     mask_latitude : float
         `mask` is 1 above this distance from the Galactic plane, degrees,
     mask_column : float

@@ -177,7 +177,8 @@ class NormalEquations:
             (band, template) float64 without the offset; default 0.
         strength : ndarray, optional
             (band, template) float64, in units of weight x template^2; default the diagonal of the normal equations
-            (of the templates less their means where there is an offset).
+            (of the templates less their means where there is an offset).  A template of which the pixels say nothing,
+            zero or constant beside an offset, is an error without it, and has the coefficient of the prior with it.
         variance : ndarray, optional
             (band,) variance of the noise of a pixel, 1 where the weights say all; NaN, the default, for that of the
             residuals: then chi2 is the sum of their squares, and errors are as if chi^2 / dof were 1.

@@ -44,7 +44,8 @@ class Solution:
     pixels : int
         How many were used.
     condition : ndarray
-        (band,) condition number of the design: columns less their means where there is an offset, scaled to unit norm.
+        (band,) condition number of the design: columns less their means where there is an offset, scaled to unit norm;
+        infinite where the pixels say nothing of a template that a prior holds.
     variance_inflation : ndarray
         (band, coefficient) by what the variance of a coefficient is larger than if the other templates did not resemble
         its own; NaN for the offset.
@@ -119,13 +120,16 @@ def solve_moments(
         return found
     for band in range(bands):
         central = _Central.of(equations, band, offset)
-        problem = _problem(central, names, offset, ridge > 0, resolution)
+        pulled = None if prior is None else prior[band]
+        own = None if strength is None else strength[band]
+        # Of these templates the pixels say nothing; a pull of known strength says all.
+        mute = _mute(central, offset, resolution)
+        held = np.zeros(templates, bool) if own is None or not ridge else mute & (own > 0)
+        problem = _problem(central, names, offset, ridge > 0, resolution, mute & ~held)
         if problem and strict:
             raise InputError(problem)
         if not problem:
-            pulled = None if prior is None else prior[band]
-            own = None if strength is None else strength[band]
-            _solve_band(found, band, central, offset, ridge, pulled, own)
+            _solve_band(found, band, central, offset, ridge, pulled, own, held)
     known = np.full(bands, np.nan) if variance is None else np.asarray(variance, np.float64)
     factor = np.where(np.isnan(known), found.chi2 / max(1, found.dof), known)
     found.covariance[...] *= factor[:, None, None]
@@ -178,23 +182,40 @@ def _too_few(pixels: int, count: int) -> str:
     )
 
 
-def _problem(central: _Central, names: Sequence[str], offset: bool, ridged: bool, resolution: float) -> str:
-    """Return why a band cannot be solved for, empty where it can."""
+def _levels(central: _Central) -> tuple[Floats, Floats]:
+    """Return root mean squares of the templates as they came, and less their means where there is an offset."""
     level = np.sqrt(np.maximum(central.raw, 0.0))
-    spread = np.sqrt(np.maximum(np.diagonal(central.gram), 0.0) / central.weight)
-    zero = [name for name, own in zip(names, level, strict=True) if not own > 0]
+    return level, np.sqrt(np.maximum(np.diagonal(central.gram), 0.0) / central.weight)
+
+
+def _mute(central: _Central, offset: bool, resolution: float) -> NDArray[np.bool_]:
+    """Return which templates are zero, or constant beside an offset, (template,) bool."""
+    level, spread = _levels(central)
+    return ~(level > 0) | (offset & (spread <= resolution * level))
+
+
+def _problem(
+    central: _Central,
+    names: Sequence[str],
+    offset: bool,
+    ridged: bool,
+    resolution: float,
+    mute: NDArray[np.bool_],
+) -> str:
+    """Return why a band cannot be solved for, empty where it can."""
+    level, spread = _levels(central)
+    zero = [name for name, none, own in zip(names, mute, level, strict=True) if none and not own > 0]
     if zero:
         return (
             f"template {', '.join(map(repr, zero))} is zero in all pixels that are used; leave it out, or change mask "
             "or region."
         )
-    if offset:
-        flat = [name for name, own, all_ in zip(names, spread, level, strict=True) if own <= resolution * all_]
-        if flat:
-            return (
-                f"template {', '.join(map(repr, flat))} is constant in the pixels that are used, as the offset is; "
-                "leave it out, or fit with offset=False."
-            )
+    flat = [name for name, none in zip(names, mute, strict=True) if none]
+    if flat:
+        return (
+            f"template {', '.join(map(repr, flat))} is constant in the pixels that are used, as the offset is; "
+            "leave it out, or fit with offset=False."
+        )
     if ridged or not len(names):
         return ""
     scale = np.sqrt(np.diagonal(central.gram))
@@ -258,11 +279,14 @@ def _solve_band(
     ridge: float,
     prior: Floats | None,
     strength: Floats | None,
+    held: NDArray[np.bool_],
 ) -> None:
+    """Solve for one band; of the templates that are `held`, (template,) bool, only the pull is known."""
     n = len(central.means)
-    scale = np.sqrt(np.diagonal(central.gram))
-    gram = central.gram / np.outer(scale, scale)
-    right = central.right / scale
+    own = np.diagonal(central.gram)
+    scale = np.sqrt(own if strength is None else np.where(held, strength, own))
+    gram = np.where(held | held[:, None], 0.0, central.gram / np.outer(scale, scale))
+    right = np.where(held, 0.0, central.right / scale)
     inverse, slopes, explained = np.zeros((0, 0)), np.zeros(0), 0.0
     if n:
         pull = np.diag(ridge * (np.ones(n) if strength is None else strength / scale**2))
@@ -274,9 +298,12 @@ def _solve_band(
         inverse = (inverse + inverse.T) / 2
         values, vectors = np.linalg.eigh(gram)
         values = np.maximum(values, np.finfo(float).tiny)
-        found.vectors[band], found.indices[band] = vectors, np.sqrt(values[-1] / values)
-        found.condition[band] = found.indices[band, 0]
-        found.variance_inflation[band, :n] = (vectors**2 / values).sum(axis=1)
+        if held.any():
+            found.condition[band] = np.inf
+        else:
+            found.vectors[band], found.indices[band] = vectors, np.sqrt(values[-1] / values)
+            found.condition[band] = found.indices[band, 0]
+            found.variance_inflation[band, :n] = (vectors**2 / values).sum(axis=1)
         explained = 2 * float(slopes @ right) - float(slopes @ gram @ slopes)
         if ridge:
             inverse = inverse @ gram @ inverse

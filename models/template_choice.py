@@ -353,8 +353,9 @@ def _to_drop(
     n = equations.templates
     errors = solution.error[:, :n] if spread is None else spread[:, :n]
     sizes = np.abs(solution.coefficient[:, :n])
-    significance = (sizes / errors).max(axis=0)
-    contribution = (sizes * _deviations(equations)).max(axis=0)
+    spreads, whole = _deviations(equations)
+    significance = _over(sizes, errors).max(axis=0)
+    contribution = _over(sizes * spreads, whole).max(axis=0)
     found = []
     for place in free:
         for measure, value, limit in (
@@ -366,8 +367,14 @@ def _to_drop(
     return None if not found else min(found)[1:]
 
 
-def _deviations(equations: NormalEquations) -> Floats:
-    """Return standard deviations of the templates over those of the bands, (band, template) float64."""
+def _over(sizes: Floats, whole: Floats) -> Floats:
+    """Return parts of a whole: of 0, which errors are where nothing is left over, nothing is no part of it."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(sizes == 0.0, 0.0, sizes / whole)
+
+
+def _deviations(equations: NormalEquations) -> tuple[Floats, Floats]:
+    """Return standard deviations of the templates, (band, template), and of the bands, (band, 1), both float64."""
     n = equations.templates
     rows = []
     for band in range(equations.bands):
@@ -377,8 +384,9 @@ def _deviations(equations: NormalEquations) -> Floats:
         weight = moments[n, n]
         means = moments[n, chosen] / weight
         own = np.sqrt(np.maximum(np.diagonal(moments)[chosen] / weight - means**2, 0.0))
-        rows.append(own[:n] / own[n])
-    return np.array(rows)
+        rows.append(own)
+    found = np.array(rows)
+    return found[:, :n], found[:, n:]
 
 
 def _to_merge(solution: Solution, free: Sequence[int], limits: Limits) -> tuple[int, int, float] | None:

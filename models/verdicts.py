@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..chunking.errors import InputError
-from .fingerprints import CAUSES, Fingerprint
+from .fingerprints import Fingerprint
 
 NONE = "none of these"
 NOT_MEASURED = "not measured"  # where there are no slopes to judge
@@ -85,7 +85,8 @@ def classify(
     Raises
     ------
     InputError
-        If slope or error are not finite, an error is negative, or both error and tolerance are zero.
+        If slope or error are not finite, an error or a tolerance is negative, both error and tolerance are zero, or a
+        third slope came and no cause "temperature" that its tolerance is a part of.
 
     Examples
     --------
@@ -103,9 +104,17 @@ def classify(
     for name, value in numbers:
         if not math.isfinite(value) or (name.endswith("error") and value < 0):
             raise InputError(f"`{name}` {value!r} came; a finite number is expected, for an error one from 0 upwards.")
-    if not 0 < reject < 1:
-        raise InputError(f"`reject` {reject!r} came; a probability between 0 and 1 is expected.")
-    scale = max((abs(each.third_slope) for each in expected if each.cause in CAUSES), default=1.0)
+    check_limits(tolerance, third_tolerance, reject)
+    scale = 0.0
+    if third_slope is not None:
+        # Not of the largest slope of all causes: with a pivot near the high band that of beta has no bounds, and then
+        # everything would fit.
+        thermal = [abs(each.third_slope) for each in expected if each.cause == "temperature"]
+        if not thermal:
+            raise InputError(
+                '`third_slope` came without a cause "temperature"; `third_tolerance` is a part of its slope.'
+            )
+        scale = thermal[0]
     chi2, probability = {}, {}
     for each in expected:
         away = [slope - each.slope]
@@ -130,6 +139,21 @@ def classify(
         probability,
         {cause: weight / total for cause, weight in weights.items()},
     )
+
+
+def check_limits(tolerance: float, third_tolerance: float, reject: float) -> None:
+    """Raise InputError unless tolerances are finite numbers from 0 upwards, and `reject` a probability.
+
+    Parameters
+    ----------
+    tolerance, third_tolerance, reject : float
+        As for `classify`.
+    """
+    for name, value in (("tolerance", tolerance), ("third_tolerance", third_tolerance)):
+        if not 0 <= value < math.inf:
+            raise InputError(f"`{name}` {value!r} came; a finite number from 0 upwards is expected.")
+    if not 0 < reject < 1:
+        raise InputError(f"`reject` {reject!r} came; a probability between 0 and 1 is expected.")
 
 
 def chi2_probability(chi2: float, degrees: int) -> float:

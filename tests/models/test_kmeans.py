@@ -118,7 +118,7 @@ def test_most_blocks_are_settled_without_a_look():
     voxels, _, _, _ = sample(4, 20 * BLOCK, 12)
     scaling = km.Scaling.of(voxels.moments, km.weights_of({"v": 5.0, "n": 0.2}))
     centres = km.cluster_voxels(km.InMemory([voxels]), 3, weights=km.weights_of({"v": 5.0, "n": 0.2})).scaled
-    lines = kmeans_assign._Lines.of(voxels, scaling, centres)
+    lines = kmeans_assign.Lines.of(voxels, scaling, centres)
     possible = kmeans_assign._possible(voxels, lines, slice(0, voxels.blocks))
     assert (possible.sum(axis=0) == 1).mean() > 0.9
 

@@ -119,7 +119,8 @@ def reduce_tiles[S](
     3072
     """
     where = stores.address(store)
-    stores.require_maps(where, names, cubes=cubes)
+    if names:  # otherwise the kernel reads for itself, and has looked
+        stores.require_maps(where, names, cubes=cubes)
     going = sorted(stores.observed_tiles(where, names) if tiles is None else tiles)
     worker = Worker.here(threads) if client is None else Worker.from_client(client)
     run = Run(client, worker, progress)

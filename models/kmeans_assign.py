@@ -16,7 +16,7 @@ import threading
 import numpy as np
 from numpy.typing import NDArray
 
-from .kmeans_look import Candidates, Lines, Room, Sums, look
+from .kmeans_look import Candidates, Lines, Room, Sums, Whole, look
 from .kmeans_statistics import Scaling, Statistics
 from .kmeans_voxels import BLOCK, Floats, Voxels
 
@@ -29,6 +29,7 @@ _MARGIN = 1e-11
 # Calls as short as those below pass the lock of the interpreter to and fro, so that several threads are slower together
 # than one alone (measured: 1.3 times with two, 1.7 times with four).  They take turns, and meanwhile others can read.
 _TURN = threading.Lock()
+_ROOM = Room()
 
 
 def statistics(voxels: Voxels, scaling: Scaling, centres: Floats) -> Statistics:
@@ -64,25 +65,32 @@ def statistics(voxels: Voxels, scaling: Scaling, centres: Floats) -> Statistics:
 
 def _given(voxels: Voxels, lines: Lines) -> Sums:
     """Return the sums of all voxels, each given to the nearest centre."""
-    clusters = len(lines.offset)
-    sums = Sums(clusters, voxels.channels.velocity.size)
-    room = Room()
+    clusters, channels = lines.offset.shape
+    sums = Sums(clusters, channels)
     size = max(1, min(_SLAB, _PRODUCTS // clusters))
     for first in range(0, voxels.blocks, size):
         slab = slice(first, min(first + size, voxels.blocks))
-        possible = _possible(voxels, lines, slab).reshape(clusters, -1)
-        candidates = possible.view(np.uint8).sum(axis=0, dtype=np.int16)
-        full = voxels.count[slab].reshape(-1) == BLOCK
-        settled = (candidates == 1) & full
-        _settle(voxels, possible, settled, slab, sums)
-        for these in (full & (candidates > 1), ~full & (voxels.count[slab].reshape(-1) > 0)):
+        possible, nearest = _possible(voxels, lines, slab)
+        candidates = possible.view(np.uint8).sum(axis=0, dtype=np.uint8 if clusters < 256 else np.uint16)
+        count = voxels.count[slab].reshape(-1)
+        full = count == BLOCK
+        _settle(voxels, nearest, np.flatnonzero(full & (candidates == 1)), slab, sums)
+        for these in (full & (candidates > 1), ~full & (count > 0)):
             if these.any():
-                look(voxels, lines, Candidates.of(possible, np.flatnonzero(these), slab), sums, room)
+                look(voxels, lines, Candidates.of(possible, np.flatnonzero(these), slab), sums, _ROOM)
     return sums
 
 
-def _possible(voxels: Voxels, lines: Lines, slab: slice) -> NDArray[np.bool_]:
-    """Return which centres may be the nearest of some voxel of a row, (cluster, block, channel) bool."""
+def _possible(voxels: Voxels, lines: Lines, slab: slice) -> tuple[NDArray[np.bool_], Whole]:
+    """Return which centres may be the nearest of some voxel of a row, and which is that of its middle.
+
+    Returns
+    -------
+    possible : numpy.ndarray
+        (cluster, row) bool.
+    nearest : numpy.ndarray
+        (row,) int64; it is always possible.
+    """
     low, high = voxels.low[slab], voxels.high[slab]
     centre = np.einsum("ki,ib->kb", lines.position, voxels.centre[:, slab])
     shape = len(centre), low.size
@@ -91,7 +99,9 @@ def _possible(voxels: Voxels, lines: Lines, slab: slice) -> NDArray[np.bool_]:
         np.multiply(lines.slope[:, None], ends, out=out)
         out += centre[:, :, None]
         out += lines.offset[:, None]
-    size = max(-least.min(initial=0.0), least.max(initial=0.0), -most.min(initial=0.0), most.max(initial=0.0))
+    # No term of a distance is larger than these, so neither is what rounding leaves of it.
+    size = sum(float(np.abs(term).max()) for term in (centre, lines.offset))
+    size += float(np.abs(lines.slope).max()) * max(-float(low.min()), float(high.max()), 0.0)
     # How much nearer than the centre that is nearest to the middle of the row a centre comes to some voxel of it.  In
     # the column, that is at one of its ends.
     nearest = _nearest(least.reshape(shape), most.reshape(shape))
@@ -103,8 +113,7 @@ def _possible(voxels: Voxels, lines: Lines, slab: slice) -> NDArray[np.bool_]:
     np.take(apart, nearest, axis=1, out=most.reshape(shape), mode="clip")
     most *= voxels.radius[slab, None]
     least -= most
-    possible: NDArray[np.bool_] = least <= _MARGIN * size
-    return possible
+    return least.reshape(shape) <= _MARGIN * size, nearest
 
 
 def _nearest(least: Floats, most: Floats) -> NDArray[np.intp]:
@@ -120,15 +129,15 @@ def _nearest(least: Floats, most: Floats) -> NDArray[np.intp]:
     return found
 
 
-def _settle(voxels: Voxels, possible: NDArray[np.bool_], settled: NDArray[np.bool_], slab: slice, sums: Sums) -> None:
+def _settle(voxels: Voxels, nearest: Whole, rows: Whole, slab: slice, sums: Sums) -> None:
     """Give rows away as a whole, by what is known of them."""
-    clusters, channels = len(possible), voxels.channels.velocity.size
-    given = (possible & settled).reshape(clusters, -1, channels)
-    number = given.view(np.uint8).sum(axis=2, dtype=np.float64)
-    sums.counts += BLOCK * given.view(np.uint8).sum(axis=1, dtype=np.float64)
-    for cluster, rows in enumerate(given):
-        sums.columns[cluster] += np.where(rows, voxels.total[slab], 0.0).sum(axis=0)
-    sums.pixels += np.einsum("kb,ib->ki", number, voxels.summed[:, slab])
+    clusters, channels = sums.counts.shape
+    cluster = nearest[rows]
+    block, channel = np.divmod(rows, channels)
+    sums.add(cluster, channel, np.full(rows.size, float(BLOCK)), voxels.total[slab].reshape(-1)[rows])
+    blocks = slab.stop - slab.start
+    number = np.bincount(cluster * blocks + block, minlength=clusters * blocks).reshape(clusters, blocks)
+    sums.pixels += np.einsum("kb,ib->ki", number.astype(np.float64), voxels.summed[:, slab])
 
 
 def nearest(voxels: Voxels, scaling: Scaling, centres: Floats, slab: slice) -> tuple[NDArray[np.intp], Floats]:

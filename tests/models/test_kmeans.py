@@ -103,7 +103,10 @@ def test_bounds_settle_nothing_wrongly(weights, monkeypatch):
     monkeypatch.setattr(
         kmeans_assign,
         "_possible",
-        lambda voxels, lines, slab: np.ones((len(lines.offset), *voxels.count[slab].shape), np.bool_),
+        lambda voxels, lines, slab: (
+            np.ones((len(lines.offset), voxels.count[slab].size), np.bool_),
+            np.zeros(voxels.count[slab].size, np.intp),
+        ),
     )
     slow = looked(voxels, scaling, centres)
     assert fast.same_labels(slow)
@@ -119,7 +122,7 @@ def test_most_blocks_are_settled_without_a_look():
     scaling = km.Scaling.of(voxels.moments, km.weights_of({"v": 5.0, "n": 0.2}))
     centres = km.cluster_voxels(km.InMemory([voxels]), 3, weights=km.weights_of({"v": 5.0, "n": 0.2})).scaled
     lines = kmeans_assign.Lines.of(voxels, scaling, centres)
-    possible = kmeans_assign._possible(voxels, lines, slice(0, voxels.blocks))
+    possible, _ = kmeans_assign._possible(voxels, lines, slice(0, voxels.blocks))
     assert (possible.sum(axis=0) == 1).mean() > 0.9
 
 

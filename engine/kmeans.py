@@ -122,7 +122,8 @@ def kmeans(
     overwrite : bool
         Replace maps that another run made; those of more clusters than `k` stay, with a warning.
     threads : int, optional
-        Tasks at once, without a client; default all cores.
+        Tasks at once, without a client; default all cores.  They read side by side and compute in turns; what uses
+        many cores is a client of many workers.
     memory : int or str, optional
         What this process may use, such as "4GB"; default all there is.
 

@@ -60,7 +60,7 @@ def kmeans_stability(
     weights, mask, region, init, n_init, tolerance, max_iterations, cache
         See `kmeans`; `init` is one of the starts that are drawn.
     threads : int, optional
-        Tasks at once, without a client; default all cores.
+        Tasks at once, without a client; default all cores.  They read side by side and compute in turns.
     memory : int or str, optional
         What this process may use, such as "4GB"; default all there is.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
+
 import numpy as np
 import pytest
 from skies import BANDS
@@ -51,3 +53,71 @@ def test_nothing_to_go_over_is_an_error(sky):
         reduce_tiles(tile_numbers, store=sky, names=BANDS, merge=max, tiles=[])
     with pytest.raises(errors.MissingMapError):
         reduce_tiles(tile_numbers, store=sky, names=["nothing"], merge=max)
+
+
+def fails_at_seven(tile, inputs):
+    if tile == 7:
+        raise ValueError("never")
+    return (tile,)
+
+
+class Sent:
+    """A client that computes at once, and writes down what was sent where."""
+
+    status = "running"
+
+    def __init__(self, **workers):
+        self.workers, self.tasks = {name: {"nthreads": threads} for name, threads in workers.items()}, []
+        self.scheduler = self
+
+    def identity(self, n_workers):
+        return {"workers": self.workers}
+
+    def sync(self, function, callback_timeout, **arguments):
+        return function(**arguments)
+
+    def submit(self, task, tiles, *, workers=None, allow_other_workers=None, **_):
+        self.tasks.append((tiles, workers, allow_other_workers))
+        future = Future()
+        try:
+            future.set_result(task(tiles))
+        except ValueError as error:
+            future.set_exception(error)
+        return future
+
+
+def test_tasks_of_a_cluster_take_several_tiles_and_go_home(sky):
+    options = {"store": sky, "names": BANDS, "merge": lambda a, b: a + b}
+    client = Sent(b=1, a=1)
+    merged = reduce_tiles(tile_numbers, client=client, homing=True, **options)
+    assert merged == (0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11)
+    # 11 tiles in at most 3 tasks a thread; those at the same place go to the same worker, or to one that is idle
+    sent = [((0, 1), "a"), ((2, 3), "b"), ((4, 6), "a"), ((7, 8), "b"), ((9, 10), "a"), ((11,), "b")]
+    assert client.tasks == [(tiles, [worker], True) for tiles, worker in sent]
+    reduce_tiles(tile_numbers, client=client, homing=True, **options)
+    assert client.tasks[6:] == client.tasks[:6]
+    client.tasks.clear()
+    reduce_tiles(tile_numbers, client=client, **options)
+    assert client.tasks == [((tile,), None, None) for tile in merged]
+
+
+def test_workers_with_more_threads_are_home_to_more_tiles(sky):
+    client = Sent(a=1, b=3)
+    reduce_tiles(tile_numbers, client=client, homing=True, store=sky, names=BANDS, merge=lambda a, b: a + b)
+    homes = [worker for _, (worker,), _ in client.tasks]
+    assert len(homes) == 11
+    assert homes[:8] == ["a", "b", "b", "b"] * 2
+
+
+def test_a_tile_that_keeps_failing_among_several_is_told(sky):
+    options = {"store": sky, "names": BANDS, "merge": lambda a, b: a + b}
+    with pytest.raises(errors.RunError, match=r"one of the tiles 7, 8 of .* cannot be reduced: ValueError: never"):
+        reduce_tiles(fails_at_seven, client=Sent(a=2), homing=True, **options)
+
+
+def test_homing_changes_no_bit(sky):
+    options = {"store": sky, "names": ["i160"], "merge": lambda a, b: a + b}
+    alone = reduce_tiles(sums, threads=1, **options)
+    with connect(workers=2, threads=1) as client:
+        kernel = lambda t, i: float(np.nansum(i["i160"] / np.float32(3)))  # noqa: E731
+        assert [reduce_tiles(kernel, client=client, homing=True, **options) for _ in range(2)] == [alone, alone]

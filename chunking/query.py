@@ -260,6 +260,8 @@ class ReddeningQuery:
 
 def _degrees(angle: Any) -> Floats:
     """Return angles as numbers; what carries a unit (Quantity, Angle, Longitude of astropy) is brought to degrees."""
+    if np.ma.is_masked(angle):
+        raise InputError("angles came of which some are masked; leave out these positions, or fill them.")
     try:
         return np.asarray(angle.to_value("deg") if hasattr(angle, "to_value") else angle, np.float64)
     except (TypeError, ValueError) as error:  # UnitConversionError of astropy is both

@@ -28,7 +28,7 @@ from .region_pass import position_memory, reads_of, reduce_regions, refuse_nothi
 from .report import make_directory
 from .selection import described
 from .slope_statistics import SlopeRequest
-from .slopes import FEWEST_PIXELS, slope_dataset, slope_request
+from .slopes import FEWEST_PIXELS, slope_dataset, slope_plan, slope_request
 from .temperature_statistics import Thermometer, temperature_dataset
 from .worker import Worker, parse_bytes
 
@@ -189,18 +189,30 @@ def diagnose(
         ]
         return own, tuple(parts)
 
+    _refuse_idle(polarized, intensity=intensity, polarization_noise=polarization_noise)
     thermal = temperature if temperature is not None else ("i857" if "i857" in bands else None)
     tried = [intensity or "i353"] if polarized is not None else []
     wanted = dict.fromkeys([*bands, *([thermal] if thermal else []), *tried])
     models = {target: models_of(target, offset=True) for target in wanted}
     given = dict(frequencies or {})
+    both = [low or "i353", high or "i857"]
+    sloped = low is not None or high is not None or set(both) <= set(targets_of(known))
+    if not sloped and (third is not None or contaminants):
+        idle = "third" if third is not None else "contaminants"
+        raise InputError(
+            f"`{idle}` came, and no slopes are measured: the fit has not both of {' and '.join(both)}. Name the bands "
+            "with `low` and `high`, or leave it out."
+        )
+    bandlike = tuple(dict.fromkeys(name for name in (*targets_of(known), thermal, *both, third) if name is not None))
+    for name in given:
+        if name not in bandlike:
+            raise InputError(f"`frequencies` names {name!r}; {nearest(name, bandlike)}.")
     thermometer = None
     if thermal is not None:
         ghz = frequency_of(where, thermal, given.get(thermal), option="frequencies")
         thermometer = Thermometer(ghz, mean_temperature, conservative_temperature)
     request = None
-    both = [low or "i353", high or "i857"]
-    if low is not None or high is not None or set(both) <= set(targets_of(known)):
+    if sloped:
         own, parts = models_of(both[1], offset=False)
         request = slope_request(
             where,
@@ -235,7 +247,7 @@ def diagnose(
     folder = os.fspath(out_dir)
     asked = Asked(
         title, where, bands, models, thermal, request, others, polarised, intensity or "i353", noise, circles, mask,
-        list(areas), [*areas, *circles],
+        list(areas), [*areas, *circles], jackknife,
     )  # fmt: skip
 
     def execute(run: Run) -> Diagnosis:
@@ -257,9 +269,19 @@ def diagnose(
         write_text(pages / "index.html", page)
         return done
 
-    reads = reads_of(everything)
     tiles = tiles_with(where, everything)
-    bytes_a_tile = 4 * tiling.tile_npix * len(reads)
+    bytes_a_tile = 4 * tiling.tile_npix * len(reads_of(everything))
+    # Slopes and polarisation go over the tiles a second time, for what their figures show.
+    twice = [*([tested] if tested else []), *([slope_plan(request, _nothing)] if request else [])]
+    needs: list[Mapping[str, int]] = [
+        {
+            "inputs": bytes_a_tile,
+            "codecs": 12 * tiling.tile_npix,
+            "temporaries": 160 * tiling.tile_npix,
+            **position_memory(everything),
+        },
+        *(plan.memory for plan in (*profiled.values(), *twice)),
+    ]
     return Plan(
         "diagnose",
         folder,
@@ -267,15 +289,26 @@ def diagnose(
         Worker.here(threads, parse_bytes(memory)),
         todo=tiles,
         n_tiles=tiling.n_tiles,
-        read_bytes=bytes_a_tile * len(tiles) + sum(plan.read_bytes for plan in profiled.values()),
-        memory={
-            "inputs": bytes_a_tile,
-            "codecs": 12 * tiling.tile_npix,
-            "temporaries": 160 * tiling.tile_npix,
-            **position_memory(everything),
-        },
+        read_bytes=bytes_a_tile * len(tiles)
+        + sum(plan.read_bytes for plan in profiled.values())
+        + 2 * sum(plan.read_bytes for plan in twice),
+        memory=max(needs, key=lambda sizes: sum(sizes.values())),  # one goes after the other
         notes=[f"writes a report: index.html, report.json, figures of {', '.join(bands)}"],
     )
+
+
+def _refuse_idle(polarized: Any, **options: Any) -> None:
+    """Raise InputError where an option of the test of polarisation came, and no map to test."""
+    for name, value in options.items():
+        if polarized is None and value is not None:
+            raise InputError(
+                f"`{name}` {value!r} came without `polarized`; give the map of the polarised intensity, or those of Q "
+                "and U, too."
+            )
+
+
+def _nothing(run: Run) -> xr.Dataset:
+    raise NotImplementedError  # of a plan that only tells what it needs
 
 
 def _other_pixels(fit: xr.Dataset, mask: str | None, region: Any) -> list[str]:
@@ -339,8 +372,13 @@ def _slopes(request: SlopeRequest | None, asked: Asked, run: Run) -> tuple[Any, 
     moments = request.gather(run)
     own = [each for each in request.models if each.region in asked.areas]
     refuse_nothing(own, [int(moments[each.region].count.sum()) for each in own], request.more, FEWEST_PIXELS)
-    # A circle may lie outside of what is used.
-    names = [name for name in asked.names if moments[name].count.sum() >= FEWEST_PIXELS and moments[name].keys.size > 1]
+    # A circle may lie outside of what is used, or in one patch; a region of the fit that does is told by `judged`.
+    patches = 1 if request.jackknife is None else 2
+    names = [
+        name
+        for name in asked.names
+        if name in asked.areas or (moments[name].count.sum() >= FEWEST_PIXELS and moments[name].keys.size >= patches)
+    ]
     found = [request.judged(moments[name]) for name in names]
     return slope_dataset(found, request, names, {"": None}, {}), moments
 

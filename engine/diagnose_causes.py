@@ -56,8 +56,8 @@ def report_slopes(
     report.figure(
         fingerprint_figure(table),
         "fingerprints.png",
-        "Measured slopes by region (dots, with errors from leaving out patches of sky) and those of the causes "
-        "(lines); beside the name the cause that fits, or how many do.",
+        f"Measured slopes by region (dots, with errors {asked.errors}) and those of the causes (lines); beside the "
+        "name the cause that fits, or how many do.",
         120 + 420 * table.sizes["residual"],
     )
     causes = [str(name) for name in table["cause"].values]

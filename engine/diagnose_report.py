@@ -130,8 +130,8 @@ def _residuals(report: Report, asked: Asked, found: Found, band: str) -> dict[st
     report.figure(
         profiles_figure(profile, label=f"{band}: residual", unit=unit, units=units),
         f"profiles_{band}.png",
-        "Means of the residual in bins of other maps with errors from leaving out patches of sky; bars: medians; "
-        "dotted: what is expected.",
+        f"Means of the residual in bins of other maps with errors {asked.errors}; bars: medians; dotted: what is "
+        "expected.",
         340 * min(3, len(asked.against)) + 60,
     )
     for region in profile["region"].values:

@@ -53,6 +53,8 @@ class Asked:
         The mask map.
     areas, names : list of str
         Regions of the fit; those and the circles.
+    jackknife : int or None
+        nside of the patches of sky that are left out for errors.
     """
 
     title: str
@@ -69,6 +71,12 @@ class Asked:
     mask: str | None
     areas: list[str]
     names: list[str]
+    jackknife: int | None
+
+    @property
+    def errors(self) -> str:
+        """Where errors come from, in words."""
+        return "of independent pixels, too small" if self.jackknife is None else "from leaving out patches of sky"
 
 
 @dataclass(frozen=True, eq=False)

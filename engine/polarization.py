@@ -76,7 +76,11 @@ class PolarizationKernel:
 def polarized_intensity(
     inputs: Mapping[str, NDArray[Any]], polarized: Sequence[str], noise: WhiteNoise | None, size: int
 ) -> Floats:
-    """Return P of a tile, (cells,) float64, from its map or from Q and U, without what noise adds to its square."""
+    """Return P of a tile, (cells,) float64, from its map or from Q and U.
+
+    From its square that of the noise of Q is taken: then P, and not its square, is right on average where it is well
+    above the noise (Wardle & Kronberg 1974, ApJ 194, 249).
+    """
     parts = [inputs[name].astype(np.float64) for name in polarized]
     if len(parts) == 1 and noise is None:
         return parts[0]
@@ -194,7 +198,17 @@ def polarization(
     def execute(run: Run) -> xr.Dataset:
         nothing: Gathered = {each.region: (BlockMoments(), 0) for each in models}
         gathered = reduce_regions(kernel, where, models, more, _merge, nothing, run, "polarization")
-        refuse_nothing(models, [int(gathered[each.region][0].count.sum()) for each in models], more, FEWEST_PIXELS)
+        counts = [int(gathered[each.region][0].count.sum()) for each in models]
+        dark = [gathered[each.region][1] for each in models]
+        together = [bright + left for bright, left in zip(counts, dark, strict=True)]
+        refuse_nothing(models, together, more, FEWEST_PIXELS)
+        for each, bright, left in zip(models, counts, dark, strict=True):
+            if bright < FEWEST_PIXELS:
+                raise InputError(
+                    f"{bright} of {bright + left} pixels in region {each.region!r} are brighter than the offset "
+                    f"{each.offset or 0.0:g} of {intensity!r}, and {FEWEST_PIXELS} are needed; check offset, mask and "
+                    "region."
+                )
         rows = [_row(*gathered[each.region], blocks=jackknife is not None) for each in models]
         columns: dict[str, tuple[tuple[str, ...], Any]] = {key: ((), [row[key] for row in rows]) for key in rows[0]}
         return region_dataset(

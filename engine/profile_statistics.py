@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..models.slopes import correlation, jackknife, line_slope
+from ..models.slopes import correlation, formal_error, jackknife, line_slope
 from .block_moments import BlockMoments, block_numbers
 from .gas_model import GasModel
 from .histograms import AsinhScale, Histogram, Histogram2D
@@ -251,7 +251,9 @@ def profile(statistics: ProfileStatistics, *, blocks: bool) -> dict[str, Any]:
         standard = sigma / np.sqrt(count)
     pixels, means, covariance = statistics.pairs.total()
     slope_error = np.nan
-    if blocks and statistics.pairs.keys.size > 1:
+    if not blocks:
+        slope_error = float(formal_error(covariance, pixels))
+    elif statistics.pairs.keys.size > 1:
         slope_error = float(np.sqrt(jackknife(line_slope(statistics.pairs.left_out()[1]))[0, 0]))
     medians = [statistics.joint.second_where(number, number + 1).quantile(0.5) for number in range(bins)]
     return {

@@ -167,8 +167,8 @@ def reddening(
     names = (templates,) if isinstance(templates, str) else tuple(templates)
     if not names:
         raise InputError("`templates` is empty; give the column densities that reddening is made of.")
-    if not (np.isfinite(factor) and factor != 0):
-        raise InputError(f"`factor` {factor} came; give a finite number, not 0.")
+    if not 0 < factor < np.inf:
+        raise InputError(f"`factor` {factor} came; give a finite number above 0.")
     stores.require_maps(where, (*names, target))
     scale = factor * to_mmag(where, target)
     chosen = regions_of(CAPS if region is None else region)
@@ -197,7 +197,8 @@ def reddening(
         "factor": float(factor),
         "noise": noise,
         "mask": mask,
-        "region": {name: described(each) for name, each in chosen.items()},
+        # As a list: where regions overlap, their order matters.
+        "region": [[name, described(each)] for name, each in chosen.items()],
         "offset": offset,
         "include_offset": include_offset,
         "upsampled": list(raised),
@@ -261,7 +262,7 @@ def reddening(
             "target": target,
             "factor": float(factor),
             "mask": mask or "",
-            "region": json.dumps(parameters["region"]),
+            "region": json.dumps({name: described(each) for name, each in chosen.items()}),
             "map": f"{into.address}: {out}",
             "statement": str(found.attrs.get("statement", "")),
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from ..chunking.errors import InputError
 from ..chunking.regions import Region
 from ..models.fingerprints import CAUSES, THIRD_GHZ, Bands, additive_fingerprint, fingerprints
 from ..models.slopes import METHODS, Method
-from ..models.verdicts import NOT_MEASURED
+from ..models.verdicts import NOT_MEASURED, check_limits
 from .arguments import check_choice, checked
 from .band_frequencies import frequency_of
 from .block_moments import block_shift
@@ -175,9 +175,27 @@ def slopes(
         attributes = {"store": where, "method": method, "scaling": scaling, "frequencies_ghz": request.frequencies}
         return slope_dataset(found, request, list(areas), region, attributes)
 
+    return slope_plan(request, execute, threads=threads, memory=memory)
+
+
+def slope_plan(
+    request: SlopeRequest,
+    execute: Callable[[Run], xr.Dataset],
+    *,
+    threads: int | None = None,
+    memory: int | str | None = None,
+) -> Plan[xr.Dataset]:
+    """Return the plan of a request whose run is `execute`; other parameters as for `slopes`."""
     size = 8 * (12 + (8 if request.noise else 4) * len(request.bands))
     return region_plan(
-        "slopes", where, request.models, request.more, execute, bytes_a_pixel=size, threads=threads, memory=memory
+        "slopes",
+        request.store,
+        request.models,
+        request.more,
+        execute,
+        bytes_a_pixel=size,
+        threads=threads,
+        memory=memory,
     )
 
 
@@ -202,6 +220,8 @@ def slope_request(
     """Return what is to be measured, checked; parameters as for `slopes`, `models` those of the high band."""
     check_choice("scaling", scaling, SCALINGS)
     check_choice("method", method, METHODS)
+    if judge:
+        check_limits(**judge)  # now, not after the pass over the sky
     high = models[0].target
     bands = [name for name in (high, low, third) if name is not None]
     if len(set(bands)) < len(bands):

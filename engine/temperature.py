@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..chunking import store as stores
-from ..chunking.errors import InputError
 from ..chunking.regions import Region
 from ..chunking.schema import MapInfo
 from ..models.fingerprints import warming
@@ -56,7 +55,11 @@ class TemperatureKernel:
             if self.noise is not None and error is not None:
                 observed = model.parts(inputs)[0][used]
                 sigma = self.noise.sigma(inputs, self.tile_npix)[used]
-                error[used] = sigma / observed / warming(self.thermometer.frequency, kelvin)
+                warm = np.isfinite(kelvin)  # elsewhere the brightness may be zero
+                found_error = np.full(kelvin.shape, np.nan)
+                slope = observed[warm] * warming(self.thermometer.frequency, kelvin[warm])
+                found_error[warm] = sigma[warm] / slope
+                error[used] = found_error
         outputs: dict[str, Any] = {f"temperature_{self.label}": made, STATISTICS: statistics}
         if error is not None:
             outputs[f"temperature_error_{self.label}"] = error
@@ -158,9 +161,6 @@ def temperature(
     areas = areas_of(where, mask, region)
     models = gas_models(where, target, areas, fit=fit, model=model, offset=offset)
     thermometer = Thermometer(frequency_of(where, target, frequency), mean_temperature, conservative_temperature)
-    for name in ("mean_temperature", "conservative_temperature"):
-        if not 0 < getattr(thermometer, name) < np.inf:
-            raise InputError(f"`{name}` {getattr(thermometer, name)!r} came; a positive temperature in K is expected.")
     known_noise = None if noise is None else white_noise(where, target, noise)
     into = output_store(where, out_store)
     about = stores.info(where, target)

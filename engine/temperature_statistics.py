@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..chunking.errors import InputError
 from ..models.fingerprints import temperature_from_ratio, temperature_spread
 from .gas_model import GasModel
 from .histograms import Histogram, LogScale
@@ -98,11 +99,21 @@ class Thermometer:
         In GHz.
     mean_temperature, conservative_temperature : float
         In K.
+
+    Raises
+    ------
+    InputError
+        If a temperature is not positive.
     """
 
     frequency: float
     mean_temperature: float
     conservative_temperature: float
+
+    def __post_init__(self) -> None:
+        for name in ("mean_temperature", "conservative_temperature"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"`{name}` {getattr(self, name)!r} came; a positive temperature in K is expected.")
 
     def measure(
         self, model: GasModel, start: int, inputs: Mapping[str, NDArray[Any]]

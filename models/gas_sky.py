@@ -66,7 +66,7 @@ class GasSky:
         Velocity channels of the cube, 3 or more; they widen with velocity, up to 90 km/s.
     emissivities : tuple of float, optional
         Of the clouds at 857 GHz, MJy/sr for 1e20 cm^-2; default 0.43 for local, 0.29 for intermediate-velocity gas,
-        and guesses for the others.
+        and guesses for the others.  The first is above 0.
     hii : float
         Emissivity of ionised gas over that of the first cloud; a guess within what the publication finds.
     h2 : float
@@ -193,6 +193,11 @@ class GasSky:
         own = self.emissivities
         if own is not None and len(own) != self.clouds:
             raise InputError(f"`emissivities` {own} came for {self.clouds} clouds; give one number a cloud.")
+        if own is not None and not own[0]:
+            raise InputError(
+                f"`emissivities` {own} came; that of the first cloud must be above 0: ionised and molecular gas and "
+                "the reddening are told against it."
+            )
         if self.cib_spectrum is not None and not self.cib_i857:
             raise InputError("`cib_spectrum` came with `cib_i857` 0, against which the other bands are scaled.")
         if 6.0 * self.sigma_temperature >= self.mean_temperature:

@@ -303,6 +303,9 @@ def test_what_cannot_be_asked_is_told(store, tmp_path):
         query.ebv([1, 2], [1, 2, 3])
     with pytest.raises(InputError, match="degrees"):
         query.ebv("north", 0)
+    # What hides under a mask is no position.
+    with pytest.raises(InputError, match="masked"):
+        query.ebv(np.ma.masked_equal([10.0, -999.0], -999.0), [1.0, 2.0])
 
 
 def test_unfinished_and_lost_maps_are_told(tmp_path):

@@ -93,6 +93,17 @@ def test_one_region_and_defaults(where, tmp_path):
     assert "A &lt; B" in (tmp_path / "one" / "index.html").read_text()
 
 
+def test_without_patches_errors_are_those_of_pixels_and_called_so(where, fit, tmp_path):
+    found = sm.diagnose(where, fit, tmp_path / "o", region=REGION, mask="mask", regions=CIRCLES, jackknife=None).run()
+    alone = sm.slopes(where, fit=fit, region=REGION, mask="mask", jackknife=None).run()
+    told = found.numbers["slopes"]
+    assert told["coordinates"]["region"] == ["NGC", "SGC", "A", "B"]
+    np.testing.assert_allclose(told["variables"]["error"]["values"][:2], alone["error"].values, rtol=1e-12)
+    page = (tmp_path / "o" / "index.html").read_text()
+    assert "of independent pixels, too small" in page
+    assert "leaving out patches" not in page
+
+
 def test_residuals_are_those_of_numpy(where, found):
     mask, b = sky.get(where, "mask") > 0, sky.latitudes()
     residual = sky.get(where, "i857") - sky.OFFSETS["i857"] - sky.emissivity("i857") * sky.get(where, "nhi")
@@ -215,11 +226,40 @@ def test_pixels_that_the_fit_did_not_use_are_told(numbers, fit, tmp_path, caplog
         ({"region": "b > 0"}, InputError, "NGC, SGC"),
         ({"polarized": "p353"}, MissingMapError, "p353"),
         ({"jackknife": 5}, InputError, "power of two"),
+        ({"intensity": "i353"}, InputError, "`intensity` 'i353' came without `polarized`"),
+        ({"polarization_noise": 0.1}, InputError, "`polarization_noise` 0.1 came without `polarized`"),
+        ({"frequencies": {"i875": 857.0}}, InputError, "`frequencies` names 'i875'; did you mean 'i857'"),
+        ({"conservative_temperature": -1.0}, InputError, "conservative_temperature"),
     ],
 )
 def test_what_cannot_be_is_told(where, fit, tmp_path, options, error, words):
     with pytest.raises(error, match=words):
         sm.diagnose(where, fit, tmp_path / "report", **{"region": REGION, **options})
+
+
+@pytest.mark.parametrize("option", [{"third": "i100um"}, {"contaminants": {"cib": {"i353": 0.1, "i857": 0.5}}}])
+def test_options_of_slopes_that_are_not_measured_are_told(where, tmp_path, option):
+    with pytest.raises(InputError, match=f"`{next(iter(option))}` came, and no slopes are measured"):
+        sm.diagnose(where, sky.known_fit(("i857",)), tmp_path / "report", **option)
+
+
+def test_a_region_within_one_patch_is_told(where, tmp_path):
+    fit = sky.known_fit(("i353", "i857"))
+    patch = sm.Cone(*hp.pix2ang(4, 5, nest=True, lonlat=True), 5.0)
+    with pytest.raises(InputError, match="one patch of nside 4"):
+        sm.diagnose(where, fit, tmp_path / "a", region=patch, regions={}).run()
+    found = sm.diagnose(where, fit, tmp_path / "b", region=patch, regions={}, jackknife=16).run()
+    assert found.numbers["slopes"]["coordinates"]["region"] == ["all"]
+
+
+def test_the_plan_has_room_for_all_that_is_read(where, tmp_path):
+    fit = sky.known_fit(("i353",))
+    one, other = (
+        sm.diagnose(where, fit, tmp_path, regions={}, against=against)
+        for against in ("nhi", ["nhi", "i857", "i100um", "q353", "u353", "mask"])
+    )
+    wanted = sm.profiles(where, "i353", ["nhi", "i857", "i100um", "q353", "u353", "mask"], fit=fit)
+    assert other.task_memory >= wanted.task_memory > one.task_memory
 
 
 def test_what_is_told_to_do_without_an_offset_can_be_done(where, tmp_path):

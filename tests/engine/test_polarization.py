@@ -87,6 +87,11 @@ def test_dark_pixels_are_counted_and_left_out(tmp_path):
     assert float(found["slope"]) == pytest.approx(-1.0, abs=1e-4)
 
 
+def test_an_offset_above_all_is_told(where):
+    with pytest.raises(InputError, match=r"0 of 12288 pixels in region 'all' are brighter than the offset 1e\+06"):
+        sm.polarization(where, fit=sky.known_fit(), offset=1e6).run()
+
+
 @pytest.mark.parametrize(
     "option", [{"offset": 0.0}, {"jackknife": 8}, {"jackknife": None}, {"mask": "mask"}, {"region": "b > 0"}]
 )

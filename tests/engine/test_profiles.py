@@ -54,6 +54,12 @@ def test_errors_leave_out_patches(where):
     assert float(found["error"][0, 0]) == pytest.approx(wanted, rel=1e-9)
 
 
+def test_without_patches_errors_are_those_of_pixels(where):
+    found = sm.profiles(where, "fit_residual_i857", "nhi", jackknife=None).run()
+    fit = stats.linregress(sky.get(where, "nhi"), sky.get(where, "fit_residual_i857"))
+    assert float(found["slope_error"][0]) == pytest.approx(fit.stderr, rel=1e-6)
+
+
 def test_bins_hold_equally_many(where):
     found = sm.profiles(where, "fit_residual_i857", ["nhi", "cold"], bins=8).run()
     count = found["count"].values

@@ -206,6 +206,21 @@ def test_where_regions_overlap_the_first_counts(stores_of):
     assert np.isnan(got[b <= 30]).all()
 
 
+def test_another_order_of_regions_that_overlap_is_another_map(stores_of):
+    coarse, _ = stores_of
+    regions = {"pole": "b > 60", "rest": "b > 30"}
+    sm.reddening(coarse, "nhi", region=regions, jackknife=None).run()
+    turned = dict(reversed(regions.items()))
+    with pytest.raises(IdentityError):
+        sm.reddening(coarse, "nhi", region=turned, jackknife=None).run()
+    found = sm.reddening(coarse, "nhi", region=turned, jackknife=None, overwrite=True).run()
+    slope, offset = found["coefficient"].sel(region="rest").values
+    used = latitude(COARSE) > 60
+    np.testing.assert_allclose(
+        ring_of(coarse, "ebv")[used], 1e-3 * (slope * ring_of(coarse, "nhi") + offset)[used], rtol=2e-6
+    )
+
+
 def test_a_frame_of_its_own_for_the_cap(tmp_path, skies):
     """The galactic caps are those of the sky, whatever the frame of the store."""
     where = str(tmp_path / "icrs.zarr")
@@ -359,8 +374,9 @@ def test_what_cannot_be_is_told(stores_of, tmp_path, skies):
             sm.reddening(coarse, "nhi", out=name, overwrite=True)
     with pytest.raises(InputError, match="over a map that it reads"):
         sm.reddening(coarse, ["nhi", "nhii"], native=fine, out="nhi", overwrite=True)
-    with pytest.raises(InputError, match="factor"):
-        sm.reddening(coarse, "nhi", factor=0.0)
+    for factor in (0.0, -0.86):  # errors of a negative one would be negative
+        with pytest.raises(InputError, match=r"`factor`.*above 0"):
+            sm.reddening(coarse, "nhi", factor=factor)
     with pytest.raises(InputError, match="factor"):
         sm.reddening(coarse, "nhi", factor="0.86")
     with pytest.raises(InputError, match="region"):

@@ -214,6 +214,8 @@ def test_the_same_bits_for_any_number_of_threads(where):
         ({"contaminants": {"beta": {"i353": 1.0, "i857": 1.0}}}, InputError, "a cause already"),
         ({"contaminants": {"cib": {"i353": 1.0, "i857": 0.0}}}, InputError, "not zero"),
         ({"pivot": 857.0}, InputError, "pivot"),
+        ({"tolerance": -0.1}, InputError, "tolerance"),
+        ({"reject": 1.0}, InputError, "reject"),
     ],
 )
 def test_what_cannot_be_is_told(where, options, error, words):

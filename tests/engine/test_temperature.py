@@ -101,6 +101,16 @@ def test_errors_from_noise(where, maps, tmp_path):
         np.testing.assert_allclose(sky.get(out, "temperature_error_i857"), error, rtol=1e-5)
 
 
+def test_no_brightness_has_no_error(tmp_path, maps):
+    dark = {**maps, "i857": maps["i857"].copy()}
+    dark["i857"][:5] = 0.5  # to the last bit the offset
+    where = sky.put_sky(tmp_path / "dark.zarr", dark)
+    sm.temperature(where, fit=sky.known_fit(), offset=0.5, noise=0.02).run()
+    error = sky.get(where, "temperature_error_i857")
+    assert np.isnan(error[:5]).all()
+    assert np.array_equal(np.isfinite(error), np.isfinite(sky.get(where, "temperature_i857")))
+
+
 @pytest.mark.parametrize(
     "option",
     [{"offset": 0.0}, {"frequency": 545.0}, {"mean_temperature": 21.0}, {"region": "b > 0"}, {"mask": "mask"}],

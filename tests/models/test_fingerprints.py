@@ -159,6 +159,8 @@ def test_monte_carlo_changes_with_every_option(cause):
         (lambda: Bands(third=float("inf")), "ascending"),
         (lambda: fingerprints(temperature=0.0), "temperature"),
         (lambda: fingerprints(pivot_ghz=857.0), "pivot_ghz"),
+        (lambda: fingerprints(beta=float("inf")), "`beta` inf"),
+        (lambda: fingerprints(beta_per_kelvin=float("nan")), "`beta_per_kelvin` nan"),
         (lambda: temperature_from_ratio(1.0, -1.0), "frequency_ghz"),
         (lambda: temperature_from_ratio(1.0, 857.0, 0.0), "mean_temperature"),
         (lambda: monte_carlo_pixels("temprature", 0.1), "did you mean 'temperature'"),

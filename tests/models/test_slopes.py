@@ -170,6 +170,18 @@ def test_the_limit_of_rejection_matters():
     assert classify(fingerprints(), 0.45, 0.02, reject=0.001).cause == "temperature"
 
 
+@pytest.mark.parametrize("pivot", [200.0, 353.0, 800.0])
+def test_the_tolerance_of_the_third_slope_is_a_part_of_that_of_temperature(pivot):
+    found = fingerprints(pivot_ghz=pivot)
+    away = {"third_slope": 6.0, "third_error": 0.05}
+    wanted = ((6.0 - found[0].third_slope) / np.hypot(0.05, 0.1 * found[0].third_slope)) ** 2
+    verdict = classify(found, found[0].slope, 0.01, **away)
+    assert verdict.chi2["temperature"] == pytest.approx(wanted, rel=1e-9)
+    assert "temperature" not in verdict.consistent
+    with pytest.raises(InputError, match='without a cause "temperature"'):
+        classify(found[1:], found[0].slope, 0.01, **away)
+
+
 def test_probabilities_of_chi2():
     for degrees in (1, 2):
         assert chi2_probability(3.7, degrees) == pytest.approx(stats.chi2.sf(3.7, degrees), rel=1e-12)
@@ -188,6 +200,8 @@ def test_other_bands_have_other_expectations():
         ({"slope": 0.1, "error": 0.1, "third_slope": 3.0}, "third_error"),
         ({"slope": 0.1, "error": 0.1, "reject": 0.0}, "reject"),
         ({"slope": 0.1, "error": 0.0, "tolerance": 0.0}, "not positive"),
+        ({"slope": 0.1, "error": 0.1, "tolerance": -0.03}, "`tolerance` -0.03"),
+        ({"slope": 0.1, "error": 0.1, "third_tolerance": float("inf")}, "`third_tolerance` inf"),
     ],
 )
 def test_what_cannot_be_judged_is_told(options, words):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -36,7 +37,14 @@ def fitted(found: Any, values: Values) -> str:
             chi2, dof, condition = (float(one[key].values[place]) for key in ("chi2", "dof", "condition"))
             rows.append([str(target), _number(chi2), f"{dof:.0f}", _number(chi2 / dof), _number(condition)])
         parts.append(aligned(rows))
+    unknown = [name for name, noise in json.loads(found.attrs["noise"]).items() if noise is None]
+    if unknown and "superpixel" not in found.dims:
+        parts.append(_without_noise(", ".join(unknown)))
     return "\n\n".join([*parts, *_folder(values)])
+
+
+def _without_noise(targets: str) -> str:
+    return f"No noise was given for {targets}: chi^2 is the sum of squared residuals, in the square of the map's unit."
 
 
 def _coefficient_rows(one: Any) -> list[list[str]]:
@@ -99,7 +107,8 @@ def searched(found: Any, values: Values) -> str:
         rows.append([str(k), _number(chi2, 6), f"{dof:.0f}", _number(chi2 / dof), *weights])
     known = found.attrs
     elbow = f"elbow at k = {known['k']}, weights v={known['v']:g} n={known['n']:g}; {found.sizes['trial']} trials"
-    return "\n\n".join([f"{elbow}\n{aligned(rows)}", *_folder(values)])
+    plainly_said = [] if "noise" in values else [_without_noise(str(known["target"]))]
+    return "\n\n".join([f"{elbow}\n{aligned(rows)}", *plainly_said, *_folder(values)])
 
 
 def reddened(found: Any, values: Values) -> str:
@@ -136,6 +145,20 @@ def _places(variable: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 def _shown(value: Any) -> str:
     return _number(float(value)) if value.dtype.kind == "f" else str(value)
+
+
+def diagnosed(found: Any, values: Values) -> str:
+    """Return every number of a report, and for each region the cause that its slopes fit."""
+    rows = [str(found)]
+    slopes = found.numbers["slopes"]
+    if slopes:
+        regions = slopes["coordinates"]["region"]
+        verdicts, fitting = (slopes["variables"][key]["values"] for key in ("verdict", "consistent"))
+        for region, verdict, several in zip(regions, verdicts, fitting, strict=True):
+            others = [cause for cause in several.split(", ") if cause not in ("", verdict)]
+            also = f" ({', '.join(others)} cannot be ruled out)" if others else ""
+            rows.append(f"{region:<14} slopes fit: {verdict}{also}")
+    return "\n".join(rows)
 
 
 def profiled(found: Any, values: Values) -> str:

@@ -45,6 +45,14 @@ class _Parser(argparse.ArgumentParser):
             flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
             named = [word.partition("=")[0] for word in unknown.split() if word.startswith("--")]
             message += "".join(f"\n{word}: {nearest(word, flags)}" for word in named)
+        lacking = message.removeprefix("the following arguments are required: ")
+        if lacking != message and not lacking.startswith("-"):
+            # The usage of argparse has them last, where an option that takes several words swallows them.
+            first = " ".join(str(action.metavar or action.dest) for action in self._get_positional_actions())
+            message += (
+                f"\nBegin with what has no name: {self.prog} {first} ...; an option that takes several words takes all "
+                "that follow it."
+            )
         self.exit(REFUSED, f"{self.format_usage()}{self.prog}: {message}\n")
 
 

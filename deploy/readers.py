@@ -110,15 +110,17 @@ def one_or_list_of[T](item: Callable[[str, object], T]) -> Callable[[str, object
     return read
 
 
-def pairs_from_words(item: Callable[[str, object], object]) -> Callable[[str, object], dict[str, object]]:
-    """Return a reader of NAME=VALUE words as a mapping."""
+def pairs_from_words(
+    item: Callable[[str, object], object], example: str = "i850um=..."
+) -> Callable[[str, object], dict[str, object]]:
+    """Return a reader of NAME=VALUE words as a mapping; `example` is what its error shows."""
 
     def read(name: str, words: object) -> dict[str, object]:
         found: dict[str, object] = {}
         for word in words if isinstance(words, list) else [words]:
             key, equals, value = str(word).partition("=")
             if not equals or not key or not value:
-                raise InputError(f"`{name}`: {word!r} came; NAME=VALUE expected, for example i850um=...")
+                raise InputError(f"`{name}`: {word!r} came; NAME=VALUE expected, for example {example}")
             if key in found:
                 raise InputError(f"`{name}` names {key!r} twice; give it once.")
             found[key] = item(name, value)

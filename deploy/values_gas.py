@@ -104,7 +104,7 @@ def _pair(name: str, value: object, expected: str) -> list[float]:
 
 
 def _cuts(name: str, words: object) -> object:
-    given = pairs_from_words(text)(name, words)
+    given = pairs_from_words(text, "lvc=-35:35")(name, words)
     found: dict[str, object] = {}
     for key, spans in given.items():
         several = [_span(name, part) for part in str(spans).split(",")]
@@ -200,7 +200,7 @@ def _circles(name: str, words: object) -> object:
     given = words if isinstance(words, list) else [words]
     if given == ["none"]:
         return {}
-    found = pairs_from_words(lambda of, value: _circle(of, str(value).split(",")))(name, given)
+    found = pairs_from_words(lambda of, value: _circle(of, str(value).split(",")), "A=210,50,10")(name, given)
     return found
 
 
@@ -221,7 +221,7 @@ def _class_limits(name: str, words: object) -> object:
     given = words if isinstance(words, list) else [words]
     if len(given) == 1 and "=" not in str(given[0]):
         return integer(name, given[0])
-    return pairs_from_words(_several(number))(name, given)
+    return pairs_from_words(_several(number), "nhi=0,1,2,4")(name, given)
 
 
 def _class_limits_toml(name: str, value: object) -> object:
@@ -233,7 +233,7 @@ def _class_limits_toml(name: str, value: object) -> object:
 def _lines(name: str, words: object) -> object:
     """Return the numbers of NAME:MAP=X by name and map."""
     found: dict[str, dict[str, object]] = {}
-    for key, slope in pairs_from_words(number)(name, words).items():
+    for key, slope in pairs_from_words(number, "i857:nh2=1.7")(name, words).items():
         target, colon, against = key.partition(":")
         if not colon or not target or not against:
             raise wrong(name, key, "NAME:MAP=X, for example i857:nh2=1.7,")
@@ -285,7 +285,11 @@ def _centres(name: str, value: object) -> object:
 
 
 def _start(name: str, value: object) -> object:
-    return value if value in ("greedy", "parallel") else _centres(name, value)
+    if value in ("greedy", "parallel"):
+        return value
+    if isinstance(value, str) and not Path(value).is_file():
+        raise wrong(name, value, '"greedy", "parallel" or a file with a table of centres')
+    return _centres(name, value)
 
 
 GAS_KINDS = {
@@ -308,7 +312,7 @@ GAS_KINDS = {
     "each spectrum": Kind("FILE", True, each_from_words(text), each_from_toml(_spectrum), repeated=True),
     "flags": Kind("NAME", True, _flags, _flags, may_be_empty=True),
     "numbers by name": Kind(
-        "NAME=X", True, lambda name, words: pairs_from_words(number)(name, _words(words)), _table_of_numbers
+        "NAME=X", True, lambda name, words: pairs_from_words(number, "v=5")(name, _words(words)), _table_of_numbers
     ),
     "groups": Kind("A+B", True, _groups, _groups_toml),
     "circles": Kind("NAME=L,B,RADIUS", True, _circles, _circles_toml, repeated=True),

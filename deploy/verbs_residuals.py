@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .answers import measured, profiled
+from .answers import diagnosed, measured, profiled
 from .options import Option
 from .verb import OVERWRITE, Verb, store_option
 from .verbs_gas import JACKKNIFE, REGIONS
@@ -151,5 +151,6 @@ RESIDUALS = (
             Option("title", "text", "title of the page", default="Residuals of dust against gas"),
         ),
         "skymill diagnose sky.zarr --fit fit --out-dir residuals --mask mask --regions A=210,50,10",
+        answer=diagnosed,
     ),
 )

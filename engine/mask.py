@@ -26,6 +26,7 @@ from .plan import Plan, Run
 from .progress import say
 from .records import RunReport
 from .selection import BLOCK_BYTES, Selection, Where, described, words
+from .selection_grammar import CAPS, COORDINATES
 from .used_pixels import area_deg2, sky_fraction
 from .worker import Worker, parse_bytes
 
@@ -313,6 +314,9 @@ def _check_name(out: str, selection: Selection) -> None:
             f"`out` {out!r} came, which names {kind.sentence}; call it mask_... (written as 1 = not to be used) or "
             "something plain such as footprint (1 = used)."
         )
+    if out in (*COORDINATES, *CAPS):
+        # In conditions such a name is the coordinate or the whole cap, whatever the map says.
+        raise InputError(f"`out` {out!r} came, which conditions understand as something else; call it {out}_used, say.")
     if out in selection.maps:
         raise InputError(f"`out` {out!r} came, which `where` reads; write the mask under another name.")
 

@@ -147,13 +147,13 @@ def upsampled_templates(
     held = stores.infos(there)
     wanted = (upsample,) if isinstance(upsample, str) else upsample
     raised = tuple(name for name in names if (name not in held if wanted is None else name in wanted))
+    for name in wanted or ():
+        if name not in names:
+            raise InputError(f"`upsample` speaks of {name!r}; the templates are {', '.join(names)}.")
     if where == there:
         if raised:
             raise InputError(f"`upsample` {', '.join(raised)} came without `native`; give the store of the finer maps.")
         return ()
-    for name in wanted or ():
-        if name not in names:
-            raise InputError(f"`upsample` speaks of {name!r}; the templates are {', '.join(names)}.")
     for name in names:
         if name not in raised and name not in held:
             raise MissingMapError(f"template {name!r} is not in {there}, nor among `upsample`; name it there.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .figures import save
 from .figures_reddening import residual_figure
+from .fit_request import OFFSET
 from .records import write_text
 from .region_tables import dataset_json
 from .report import Page, fixed, make_directory, number
@@ -20,7 +21,7 @@ FIGURE = "residuals.png"
 
 
 def summary(found: xr.Dataset) -> str:
-    """Return a result as a table for people, in mmag; of `reddening` or `compare_reddening`.
+    """Return a result as tables for people, in mmag; of `reddening` or `compare_reddening`.
 
     Parameters
     ----------
@@ -30,27 +31,41 @@ def summary(found: xr.Dataset) -> str:
     Examples
     --------
     >>> import xarray as xr
-    >>> numbers = {"coefficient": ((("region", "template")), [[11.0, -0.9]]), "scatter": ("region", [4.1])}
+    >>> one = ("region", "template")
+    >>> numbers = {"coefficient": (one, [[11.0, -0.9]]), "error": (one, [[0.1, 0.2]]), "scatter": ("region", [4.1])}
     >>> print(summary(xr.Dataset(numbers, {"region": ["ngc"], "template": ["nhi", "offset"]})))
-    region  nhi  offset  scatter
-    ngc      11    -0.9      4.1
+    region  template  coefficient  error                 unit
+    ngc          nhi           11    0.1  mmag / (1e20 cm^-2)
+    ngc       offset         -0.9    0.2                 mmag
+    <BLANKLINE>
+    region  scatter [mmag]
+    ngc                4.1
     """
     regions = [str(name) for name in found["region"].values]
     if "map" in found.dims:
-        keys: tuple[str, ...] = ("slope", "offset", "scatter", "robust_scatter")
-        rows = [["region", "map", *keys]]
+        numbers = ("slope", "slope_error", "offset", "scatter", "robust_scatter")
+        keys = [key for key in numbers if key in found]
+        rows = [["region", "map", *(key if key.startswith("slope") else f"{key} [mmag]" for key in keys)]]
         for region in regions:
             for name in found["map"].values.tolist():
                 one = found.sel(region=region, map=name)
                 rows.append([region, str(name), *(number(float(one[key])) for key in keys)])
-    else:
-        names = [str(name) for name in found["template"].values]
-        keys = tuple(key for key in ("scatter", "robust_scatter") if key in found)
-        rows = [["region", *names, *keys]]
-        for region in regions:
-            one = found.sel(region=region)
-            coefficients = [float(one["coefficient"].sel(template=name)) for name in names]
-            rows.append([region, *(number(value) for value in (*coefficients, *(float(one[key]) for key in keys)))])
+        return _table(rows)
+    errors = {key: label for key, label in (("error", "error"), ("jackknife_error", "jackknife")) if key in found}
+    rows = [["region", "template", "coefficient", *errors.values(), "unit"]]
+    for region in regions:
+        for name in found["template"].values.tolist():
+            one = found.sel(region=region, template=name)
+            unit = "mmag" if name == OFFSET else "mmag / (1e20 cm^-2)"
+            spread = (number(float(one[key]), 3) for key in errors)
+            rows.append([region, str(name), number(float(one["coefficient"])), *spread, unit])
+    keys = [key for key in ("scatter", "robust_scatter") if key in found]
+    left = [["region", *(f"{key} [mmag]" for key in keys)]]
+    left += [[region, *(number(float(found[key].sel(region=region))) for key in keys)] for region in regions]
+    return f"{_table(rows)}\n\n{_table(left)}"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
     lines = []
     for row in rows:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -184,18 +185,22 @@ def test_words_and_toml_are_the_same_values(
         ("ingest-cube a s --edges nowhere.txt", "nowhere.txt"),
         ("mask s m --sources 1", "`sources` = ['1']"),
         ("mask s m --where b>>3", "b>>3"),
-        ("templates s --cuts lvc", "NAME=VALUE"),
+        ("mask s ngc --where b>60", "call it ngc_used"),
+        ("templates s --cuts lvc", "NAME=VALUE expected, for example lvc=-35:35"),
         ("templates s --cuts lvc=35", "LOW:HIGH"),
         ("templates s --cuts lvc=a:b", "`cuts` = 'a'"),
         ("fit s --templates a --target b --jackknife many", 'a whole number, or "none"'),
         ("fit s --templates a --target b --region n=b>3 --region b<3", "give it one"),
         ("fit s --templates a --target b --region n=b>3 --region n=b<3", "'n' twice"),
         ("fit s --templates a", "--target"),
+        ("fit --templates a b --target c s", "Begin with what has no name: skymill fit store ..."),
         ("fit s --templates a --target b --template c", "did you mean '--templates'"),
         ("kmeans s n", "--k"),
         ("kmeans s n --k two", "`k` = 'two'"),
         ("kmeans s n --k 2 --weights v=much", "`weights` = 'much'"),
-        ("kmeans s n --k 2 --init nowhere.csv", "cannot be read"),
+        ("kmeans s n --k 2 --weights v=5 n", "for example v=5"),
+        ("kmeans s n --k 2 --init nowhere.csv", '"greedy", "parallel" or a file'),
+        ("kmeans-stability s n --k 2 --centres nowhere.csv", "cannot be read"),
         ("kmeans-search s n --k 1 x", "`k` = 'x'"),
         ("simplify s --templates a b --target c --merge a", "two templates or more"),
         ("slopes s --noise 0.1", "NAME=VALUE"),
@@ -281,6 +286,7 @@ def test_a_fit_is_a_table(sky: str, tmp_path: Path, capsys: pytest.CaptureFixtur
         assert float(line[4]) == pytest.approx(float(one["jackknife_error"]), rel=1e-2)
         assert " ".join(line[5:]) == str(one["unit"].values)
         assert f"{name}: {int(one['pixels'])} pixels, {float(one['area']):.1f} deg^2" in said
+    assert "No noise was given for i857: chi^2 is the sum of squared residuals" in said
     assert said.rstrip().endswith(str(tmp_path / "fit"))
     assert (tmp_path / "fit" / "fit.json").is_file()
 
@@ -290,6 +296,7 @@ def test_a_fit_without_regions_jackknife_or_offset(sky: str, capsys: pytest.Capt
     said = say([*words, "--noise", "sigma_i857"], capsys)
     assert "jackknife" not in said
     assert "offset" not in said
+    assert "No noise was given" not in said
     assert "i857" in say(["fit", sky, "--templates", "lvc", "--target", "i857", "--superpixels", "2"], capsys)
 
 
@@ -314,6 +321,7 @@ def test_a_search_and_what_is_left_of_templates(sky: str, tmp_path: Path, capsys
     words = ["kmeans-search", sky, "n_hi", "--k", "1,2", "--v", "4", "--n", "0.3", "--rounds", "0", "--mask", "mask"]
     said = say([*words, "--out-dir", str(tmp_path / "search"), "--out", "found"], capsys)
     assert said.startswith("elbow at k = 2, weights v=4 n=0.3; 2 trials\n")
+    assert "No noise was given for i857" in said
     assert [line.split()[0] for line in said.splitlines()[1:4]] == ["k", "1", "2"]
     assert {"found_1", "found_2"} <= set(sm.open(sky))
     words = ["simplify", sky, "--templates", "lvc", "ivc", "nh2", "--target", "i857", "--mask", "mask"]
@@ -362,11 +370,22 @@ def test_diagnose_writes_its_page(sky: str, tmp_path: Path, capsys: pytest.Captu
     said = say([*words, "--jackknife", "4", "--bins", "5", "--targets", "i857", *CAPS], capsys)
     assert (tmp_path / "d" / "index.html").is_file()
     assert re.search(r"^A +i857: sigma of residual", said, re.MULTILINE)
+    # A report on slopes ends with what they mean, region by region.
+    kept = json.loads((tmp_path / "d" / "report.json").read_text())["slopes"]
+    told = re.findall(r"^(\w+) +slopes fit: ([a-z -]+?)(?: \(|$)", said, re.MULTILINE)
+    assert told == list(zip(kept["coordinates"]["region"], kept["variables"]["verdict"]["values"], strict=True))
+    assert {"ngc", "sgc"} <= {region for region, _ in told}
 
 
 def test_reddening_and_what_it_says_of_a_position(sky: str, capsys: pytest.CaptureFixture[str]) -> None:
     said = say(["reddening", sky, "--templates", "lvc", "ivc", "--mask", "mask", "--jackknife", "4"], capsys)
-    assert said.split()[:4] == ["region", "lvc", "ivc", "offset"]
+    assert said.split()[:6] == ["region", "template", "coefficient", "error", "jackknife", "unit"]
+    found = sm.reddening(sky, ["lvc", "ivc"], mask="mask", jackknife=4).run(progress=False)
+    row = next(line.split() for line in said.splitlines() if line.split()[:2] == ["sgc", "ivc"])
+    one = found.sel(region="sgc", template="ivc")
+    for place, key, digits in ((2, "coefficient", 1e-4), (3, "error", 1e-2), (4, "jackknife_error", 1e-2)):
+        assert float(row[place]) == pytest.approx(float(one[key]), rel=digits)
+    assert " ".join(row[5:]) == "mmag / (1e20 cm^-2)"
     said = say(
         ["compare-reddening", sky, "--target", "ebv_stars", "--maps", "ebv", "ebv_sfd", "--factors", "ebv_sfd=0.86"],
         capsys,
@@ -377,6 +396,8 @@ def test_reddening_and_what_it_says_of_a_position(sky: str, capsys: pytest.Captu
     assert say(["ebv", sky, "120", "-45"], capsys) == f"{float(query.ebv(120.0, -45.0)):.5f}\n"
     assert say(["ebv", sky, "10", "20", "--equatorial"], capsys) == f"{float(query.query_equ(10.0, 20.0)):.5f}\n"
     assert say(["ebv", sky, "120", "45", "--map", "ebv_sfd"], capsys) != say(["ebv", sky, "120", "45"], capsys)
+    assert cli.main(["reddening", sky, "--templates", "lvc", "--out", "ebv_lvc", "--upsample", "ivc"]) == 2
+    assert "`upsample` speaks of 'ivc'" in capsys.readouterr().err
     assert cli.main(["ebv", sky, "120", "95"]) == 2
     assert cli.main(["ebv", sky, "120", "45", "--map", "i857"]) == 2
 

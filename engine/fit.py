@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..chunking import store as stores
@@ -25,11 +26,10 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
-    from .fit_result import RegionFit
-
 log = logging.getLogger("skymill")
 
 _MOST_LINES = 6  # of the statement that a run shows; the result has all
+_SUPERPIXEL_BYTES = 2500  # of the objects that hold the fit of one, beside its numbers: measured 1700
 _SECONDS_A_VALUE = 7e-9  # of a thread, for one pixel of one map: read, checked, decoded, summed
 
 
@@ -60,7 +60,7 @@ def fit(
     Each target is the sum of templates times their coefficients, plus an offset, plus noise; the coefficients that
     minimise chi^2 come from normal equations that are summed in float64 over the sky, once, whatever the number of
     targets and regions, and are the same to the last bit for any number of workers and threads.  A pixel is used where
-    mask and region allow it and all templates, targets and noise maps have a value: the same pixels for every target.
+    mask and region allow it and all templates and targets have a value: the same pixels for every target.
 
     The dataset has, float64 where nothing else is said, `coefficient`, `error` (formal), `jackknife_error` and
     `variance_inflation` (target, template), with "offset" the last template; `covariance` and `correlation` (target,
@@ -84,7 +84,7 @@ def fit(
         Sigma of a pixel, in the unit of the target; or a map of sigma, or of the variance if its unit is the square
         of the target's; by target where a mapping.  None: all pixels count alike, and the size of the noise is taken
         from the residuals; `chi2` is then the sum of their squares, in the square of the target's unit.  Noise that is
-        zero, negative or missing in a used pixel is an error.
+        zero, negative, infinite or missing in a used pixel is an error.
     mask : str, optional
         Map of the pixels to use; a uint8 map named `mask_*` is 1 where they are not.  A pixel with a weight above 0
         is used.
@@ -106,14 +106,14 @@ def fit(
         nside 16 (3.7 degrees), common for fits by super-pixel, errors come out too small where residuals are alike
         over several degrees; fewer than 10 super-pixels make rough errors, which the statement says.
     superpixels : int, optional
-        Nside of super-pixels that have coefficients of their own; those with too few pixels, or whose templates cannot
-        be told apart, have NaN.  There is no jackknife then.
+        Nside of super-pixels that have coefficients of their own; those with too few pixels, or, without a ridge, whose
+        templates cannot be told apart, have NaN.  There is no jackknife then.
     ridge : float
         Adds ridge x sum_j G_jj theta_j^2 to chi^2, with the diagonal G_jj of the normal equations (of templates less
         their means, where there is an offset), so that templates that cannot be told apart have a solution; it pulls
         coefficients towards 0.  With `superpixels` it pulls those of super-pixel s towards the common solution theta:
-        ridge x n_s / n sum_j G_jj (theta_sj - theta_j)^2, for n_s of n pixels.  The offset is not pulled.  Formal
-        errors are those of the noise alone.
+        ridge x n_s / n sum_j G_jj (theta_sj - theta_j)^2, for n_s of n pixels; a template that is zero in a super-pixel
+        has the common coefficient there.  The offset is not pulled.  Formal errors are those of the noise alone.
     maps : bool or sequence of {"model", "residual", "fraction"}
         Also write maps: `fit_model_<target>`, `fit_residual_<target>` = target - model, both in its unit, and
         `fit_fraction_<target>` = (target - model) / (model - offset).  They have values wherever all templates have
@@ -139,7 +139,8 @@ def fit(
     MissingMapError, StoreNotFoundError
         If a map or a store is missing.
     UnitError
-        If the unit of a noise map is neither that of its target nor the square of it.
+        If the unit of a noise map is neither that of its target nor the square of it, or a noise spectrum says that it
+        is in another unit than that square.
     InputError
         If an option is not what is described; when run, if there is no pixel, there are no more pixels than
         coefficients, templates are zero, constant beside an offset or collinear, or noise is not above 0.
@@ -238,6 +239,8 @@ def fit(
             write(found, folder, facts, request, histograms)
         return found
 
+    if spectra is not None:
+        return _correlated_plan(request, folder, execute, here, ahead, _solving(request, noise, noise_spectrum, lmax))
     return _plan(request, folder, execute, here, ahead)
 
 
@@ -265,7 +268,8 @@ def _spectra(request: FitRequest, spectrum: Spectrum | None, lmax: int | None) -
             "`noise_spectrum` came without `noise`; the white part of the noise of every target is needed too. Give "
             "its sigma, a number or a map."
         )
-    spectra, last = noise_spectra(spectrum, request.targets, request.tiling.nside, lmax)
+    units = {name: stores.info(request.store, name).unit for name in request.targets}
+    spectra, last = noise_spectra(spectrum, request.targets, request.tiling.nside, lmax, units)
     return {"lmax": last, "digest": {name: _digest(values) for name, values in spectra.items()}}
 
 
@@ -297,27 +301,63 @@ def _fitted(request: FitRequest, noise: Any, spectrum: Any, lmax: int | None, ru
     for number, ((name, _), own) in enumerate(zip(request.regions, sums, strict=True)):
         if own is None:
             raise InputError(why_empty(request, number, run))
-        if request.superpixels is not None:
-            pixels, several = fit_result.super_pixel_fits(request, own)
-            superpixels.append(pixels)
-            fits += several
-        else:
-            fits.append(_one(request, own, name))
+        try:
+            if request.superpixels is not None:
+                pixels, several = fit_result.super_pixel_fits(request, own)
+                superpixels.append(pixels)
+                fits += several
+            else:
+                fits.append(fit_result.region_fit(request, own))
+        except InputError as error:
+            raise _named(error, name) from error
     return fit_result.assemble(request, fits, superpixels if request.superpixels is not None else None)
-
-
-def _one(request: FitRequest, own: Any, name: str | None) -> RegionFit:
-    from .fit_result import region_fit
-
-    try:
-        return region_fit(request, own)
-    except InputError as error:
-        raise _named(error, name) from error
 
 
 def _named(error: InputError, region: str | None) -> InputError:
     """Return the error with the name of its region."""
     return error if region is None else InputError(f"region {region!r}: {error}")
+
+
+def _solving(request: FitRequest, noise: Any, spectrum: Any, lmax: int | None) -> dict[str, int]:
+    """Return the bytes, by part, that a fit with correlated noise takes at most to be solved: one region at a time."""
+    from .fit_correlated import planned_memory
+
+    needed = [
+        planned_memory(request.store, used, request.templates, request.targets, noise, spectrum, lmax, request.offset)
+        for _, used in request.regions
+    ]
+    return max(needed, key=lambda parts: sum(parts.values()))
+
+
+def _correlated_plan(
+    request: FitRequest,
+    folder: str | None,
+    execute: Any,
+    worker: Worker,
+    ahead: Plan[Any] | None,
+    solving: Mapping[str, int],
+) -> Plan[Any]:
+    """Return the plan of a fit whose pixels are gathered, and solved for in this process."""
+    plan = _plan(request, folder, execute, worker, ahead)
+    item = 4 * request.tiling.tile_npix
+    gathering = {"inputs": item * len(request.reads), "codecs": 3 * item, "gathered": item * (len(request.values) + 8)}
+    from .rings import largest_task
+
+    task = gathering if ahead is None else largest_task(gathering, ahead.memory)
+    size = sum(solving.values())
+    listed = ", ".join(f"{part} {format_bytes(each)}" for part, each in solving.items())
+    notes = [
+        f"fit     {len(request.templates)} templates to {len(request.targets)} targets in {len(request.regions)} "
+        "regions, with correlated noise",
+        f"solve   at most {format_bytes(size)} in this process ({listed})",
+        *plan.notes[1:],
+    ]
+    # Every pixel of the tiles is counted.  Where these are too many for this process, the run counts those that the
+    # mask leaves before it keeps any, and refuses then.
+    fits = RESERVED_BYTES + size + worker.threads * sum(task.values()) <= worker.memory
+    made = replace(plan, memory=task, reserved=RESERVED_BYTES + size * fits, seconds=0.0, notes=notes)
+    # The workers of a cluster only read.
+    return replace(made, refit=lambda _: replace(made, reserved=RESERVED_BYTES))
 
 
 def _plan(request: FitRequest, folder: str | None, execute: Any, worker: Worker, ahead: Plan[Any] | None) -> Plan[Any]:
@@ -356,10 +396,20 @@ def _plan(request: FitRequest, folder: str | None, execute: Any, worker: Worker,
         write_bytes=0 if ahead is None else ahead.write_bytes,
         seconds=float(values * _SECONDS_A_VALUE / (worker.threads * worker.processes)),
         memory=memory if ahead is None else largest_task(memory, ahead.memory),
-        reserved=RESERVED_BYTES + kept,
+        reserved=RESERVED_BYTES + kept + _solved(request, len(tiles)),
         notes=notes,
         account=lambda found: _account(found),
     )
+
+
+def _solved(request: FitRequest, tiles: int) -> int:
+    """Return the bytes of the coefficients of super-pixels: their arrays three times until they are one dataset."""
+    if request.superpixels is None:
+        return 0
+    count = len(request.coefficients)
+    numbers = len(request.targets) * (2 * count**2 + 6 * count)
+    parts = -(-tiles * request.tiling.tile_npix // request.part_cells) * len(request.regions)
+    return parts * (_SUPERPIXEL_BYTES + 3 * 8 * numbers)
 
 
 def _account(found: xr.Dataset) -> str:

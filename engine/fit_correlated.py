@@ -64,8 +64,8 @@ def solve_correlated(
 
     The errors are those that the given noise makes, so they are right as far as it is; no jackknife is needed.
     Bands are fitted one by one: noise that they share does not bias a fit, but goes into no covariance.
-    Pixels where a map has no value are not used, in any band.  The result does not depend on the number of threads or
-    workers, to the last bit.
+    Pixels where a template or target has no value are not used, in any band.  The result does not depend on the number
+    of threads or workers, to the last bit.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def solve_correlated(
     here = run.worker if run.client is None else Worker.here()
     _fit_into_memory(problem, here, run)
     nside, names = used.tiling.nside, problem.names
-    pixels, values = gather_used(problem.store, used, names, run)
+    pixels, values = gather_used(problem.store, used, names, problem.measured, run)
     row = {name: place for place, name in enumerate(names)}
     count = len(templates) + offset
     result = CorrelatedSolution(
@@ -169,7 +169,8 @@ class _Problem:
 
     store: str
     used: UsedPixels
-    names: tuple[str, ...]  # maps that are gathered, templates and targets first
+    names: tuple[str, ...]  # maps that are gathered: templates and targets, which must have a value, and noise
+    measured: int  # how many of them are templates and targets
     spectra: dict[str, Floats]
     white: dict[str, WhiteNoise]
     groups: list[list[str]]  # targets by equal noise
@@ -201,7 +202,7 @@ class _Problem:
         columns = len(templates) + offset + max(len(group) for group in groups)
         noise_maps = [each.name for each in white.values() if each.name is not None]
         names = tuple(dict.fromkeys((*templates, *targets, *noise_maps)))
-        return cls(where, used, names, spectra, white, groups, columns, last)
+        return cls(where, used, names, len({*templates, *targets}), spectra, white, groups, columns, last)
 
     def memory(self, pixels: int) -> dict[str, int]:
         """Return the bytes that so many pixels take, by part."""
@@ -210,7 +211,9 @@ class _Problem:
     @property
     def most_pixels(self) -> int:
         """Pixels of the tiles that may hold some that are used."""
-        return len(self.used.tiles(tuple(stores.observed_tiles(self.store, self.names)))) * self.used.tiling.tile_npix
+        # Where noise is missing beside them, the fit must see it and say so.
+        observed = stores.observed_tiles(self.store, self.names[: self.measured])
+        return len(self.used.tiles(tuple(observed))) * self.used.tiling.tile_npix
 
 
 def planned_memory(
@@ -260,13 +263,14 @@ class _Gather:
 
     used: UsedPixels
     names: tuple[str, ...]
+    measured: int  # so many of the names must have a value
     count_only: bool = False
 
     def __call__(self, tile: int, inputs: dict[str, NDArray[Any]]) -> tuple[Any, ...]:
         start = self.used.tiling.tile_slice(tile).start
         size = inputs[self.names[0]].shape[-1]
         kept = self.used.holds(start, inputs, size)
-        for name in self.names:
+        for name in self.names[: self.measured]:
             kept &= np.isfinite(inputs[name])
         places = np.flatnonzero(kept)
         if self.count_only:
@@ -283,7 +287,7 @@ def _reduced(kernel: _Gather, where: str, run: Run) -> tuple[Any, ...]:
         names=tuple(dict.fromkeys((*kernel.names, *used.maps))),
         merge=lambda left, right: left + right,
         initial=(),
-        tiles=used.tiles(tuple(stores.observed_tiles(where, kernel.names))),
+        tiles=used.tiles(tuple(stores.observed_tiles(where, kernel.names[: kernel.measured]))),
         client=run.client,
         threads=run.worker.threads,
         progress=run.progress,
@@ -292,9 +296,9 @@ def _reduced(kernel: _Gather, where: str, run: Run) -> tuple[Any, ...]:
 
 
 def gather_used(
-    store: str, used: UsedPixels, names: tuple[str, ...], run: Run
+    store: str, used: UsedPixels, names: tuple[str, ...], measured: int, run: Run
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return the RING numbers (cells,) int64 and values (map, cells) float32 of pixels that are used in all maps.
+    """Return the RING numbers (cells,) int64 and values (map, cells) float32 of the pixels that are used.
 
     Parameters
     ----------
@@ -304,6 +308,8 @@ def gather_used(
         Which pixels are used.
     names : tuple of str
         Maps.
+    measured : int
+        So many of them, the first, must have a value where a pixel is used.
     run : Run
         Workers that read.
 
@@ -312,10 +318,11 @@ def gather_used(
     InputError
         If no pixel is left.
     """
-    parts = list(_reduced(_Gather(used, names), store, run))
+    parts = list(_reduced(_Gather(used, names, measured), store, run))
     if not sum(pixels.size for pixels, _ in parts):
         raise InputError(
-            f"no pixel of {store} is used and has a value in all of {', '.join(names)}; use another mask or region."
+            f"no pixel of {store} is used and has a value in all of {', '.join(names[:measured])}; use another mask or "
+            "region."
         )
     pixels = np.concatenate([pixels for pixels, _ in parts])
     order = np.argsort(pixels)  # the order of rows, so that transforms read memory forward
@@ -366,7 +373,7 @@ def _fit_into_memory(problem: _Problem, here: Worker, run: Run) -> None:
 
     if needed(problem.most_pixels) <= allowed:
         return
-    pixels = sum(_reduced(_Gather(problem.used, names, count_only=True), problem.store, run))
+    pixels = sum(_reduced(_Gather(problem.used, names, problem.measured, True), problem.store, run))
     if needed(pixels) <= allowed:
         return
     fits = [f"memory={format_bytes(needed(pixels) + RESERVED_BYTES)}"]

@@ -167,7 +167,8 @@ def pixel_weights(noise: WhiteNoise | None, inside: Mapping[str, NDArray[Any]], 
     if noise is None or noise.name is None:
         return np.broadcast_to(np.float64(1.0 if noise is None else noise.factor**-2), (size,))
     values = inside[noise.name].astype(np.float64)
-    values[~(values > 0)] = np.nan
+    # Infinite noise would be a weight of 0: a pixel that counts among those used and says nothing.
+    values[~((values > 0) & (values < np.inf))] = np.nan
     values *= noise.factor
     if not noise.squared:
         values *= values
@@ -222,7 +223,7 @@ def gather(request: FitRequest, run: Run) -> list[RegionSums | None]:
     Raises
     ------
     InputError
-        If the noise of a used pixel is zero, negative or not finite.
+        If the noise of a used pixel is zero, negative, not finite or missing.
     """
     start: Gathered = ((), 0)
     sums, wrong = reduce_tiles(
@@ -239,10 +240,11 @@ def gather(request: FitRequest, run: Run) -> list[RegionSums | None]:
     )
     if wrong:
         listed = " or ".join(map(repr, request.noise_maps))
-        condition = " and ".join(f"{name} > 0" for name in request.noise_maps)
+        condition = " and ".join(f"0 < {name} < 1e38" for name in request.noise_maps)
         raise InputError(
-            f"in {wrong} pixels where all templates and targets have a value, noise map {listed} is zero, negative or "
-            f'has none; noise is above 0. Leave these pixels out with region="{condition}", or mend the map.'
+            f"in {wrong} pixels where all templates and targets have a value, noise map {listed} is zero, negative, "
+            f'infinite or has none; noise is above 0. Leave these pixels out with region="{condition}", or mend the '
+            "map."
         )
     return [
         _collect(request, [each for each in sums if each.region == n and each.parts.size])
@@ -257,15 +259,14 @@ def _collect(request: FitRequest, sums: list[Sums]) -> RegionSums | None:
     numbers = np.concatenate([each.parts for each in sums])
     counts = np.concatenate([each.counts for each in sums])
     moments = np.concatenate([shifted(each.moments, each.reference, reference, templates) for each in sums])
-    parts, first = np.unique(numbers, return_index=True)
+    parts = np.unique(numbers)
+    # Tiles come in their order, and so do their parts: where each is one piece, no copy is made of what may be large.
     if parts.size < numbers.size:  # tiles are smaller than parts: those of one part follow each other
         whole = [
             _merged(moments[numbers == part], counts[numbers == part], reference, templates) for part in parts.tolist()
         ]
         moments = np.array([each.total for each in whole])
         counts = np.array([each.count for each in whole], np.int64)
-    else:
-        moments, counts = moments[first], counts[first]
     return RegionSums(_merged(moments, counts, reference, templates), parts, counts, moments)
 
 

@@ -40,13 +40,17 @@ class ResidualHistogramKernel:
     def __call__(self, tile: int, inputs: dict[str, NDArray[Any]]) -> dict[tuple[str, str], Histogram]:
         """Return histograms by target and region."""
         size = next(iter(inputs.values())).size
-        used = [(name, region.holds(tile * size, inputs, size)) for name, region in self.regions]
+        residuals = {
+            target: read_held(self.store, map_name("residual", target), tile * size, (tile + 1) * size)
+            for target in self.targets
+        }
+        # The same pixels for every target, as in the fit.
+        known = np.all([np.isfinite(values) for values in residuals.values()], axis=0)
         found = {}
-        for target in self.targets:
-            residual = read_held(self.store, map_name("residual", target), tile * size, (tile + 1) * size)
-            for name, inside in used:
-                values = residual[inside].astype(np.float64)
-                found[target, name] = Histogram.of(RESIDUAL_SCALE, values[np.isfinite(values)])
+        for name, region in self.regions:
+            used = known & region.holds(tile * size, inputs, size)
+            for target, values in residuals.items():
+                found[target, name] = Histogram.of(RESIDUAL_SCALE, values[used].astype(np.float64))
         return found
 
 

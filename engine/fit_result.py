@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..chunking.errors import InputError
 from ..models.gls import NormalEquations
 from ..models.gls_solution import Solution, degeneracies, jackknife_error
 from .fit_pass import RegionSums
@@ -104,7 +105,10 @@ def region_fit(request: FitRequest, sums: RegionSums) -> RegionFit:
     return _of_solution(request, solution, scatter, len(sums.parts) if request.jackknife is not None else 0)
 
 
-def _of_solution(request: FitRequest, solution: Solution, scatter: Floats, parts: int) -> RegionFit:
+def _of_solution(
+    request: FitRequest, solution: Solution, scatter: Floats, parts: int, *, in_words: bool = True
+) -> RegionFit:
+    bands = range(len(request.targets))
     return RegionFit(
         solution.coefficient,
         solution.error,
@@ -117,7 +121,7 @@ def _of_solution(request: FitRequest, solution: Solution, scatter: Floats, parts
         solution.dof,
         solution.pixels,
         parts,
-        tuple(degeneracies(solution, request.coefficients, band) for band in range(len(request.targets))),
+        tuple(degeneracies(solution, request.coefficients, band) if in_words else [] for band in bands),
         {},
     )
 
@@ -176,8 +180,7 @@ def super_pixel_fits(request: FitRequest, sums: RegionSums) -> tuple[NDArray[np.
     """
     prior, strength = None, None
     if request.ridge and request.templates:
-        whole = sums.total.solve(offset=request.offset, variance=request.variance, names=request.templates)
-        prior = whole.coefficient[:, : len(request.templates)]
+        prior = _common(request, sums.total).coefficient[:, : len(request.templates)]
         strength = _diagonals(sums.total, request.offset)
     fits = []
     for moments, count in zip(sums.moments, sums.counts.tolist(), strict=True):
@@ -190,8 +193,22 @@ def super_pixel_fits(request: FitRequest, sums: RegionSums) -> tuple[NDArray[np.
             variance=request.variance,
             strict=False,
         )
-        fits.append(_of_solution(request, solution, np.full(solution.coefficient.shape, np.nan), 0))
+        # Nobody reads thousands of statements.
+        scatter = np.full(solution.coefficient.shape, np.nan)
+        fits.append(_of_solution(request, solution, scatter, 0, in_words=False))
     return sums.parts, fits
+
+
+def _common(request: FitRequest, total: NormalEquations) -> Solution:
+    """Return the solution that a ridge pulls super-pixels towards."""
+    try:
+        return total.solve(offset=request.offset, variance=request.variance, names=request.templates)
+    except InputError as error:
+        # The ridge is there already.
+        raise InputError(
+            str(error).replace(", or give a ridge", "")
+            + " With `superpixels`, `ridge` pulls towards the solution of all their pixels, so that there must be one."
+        ) from error
 
 
 def _diagonals(total: NormalEquations, offset: bool) -> Floats:

@@ -15,7 +15,7 @@ from ..chunking.errors import InputError, UnitError
 from ..chunking.schema import MapInfo
 from ..chunking.unit_names import SQUARES
 from ..chunking.units import conversion, parse_unit
-from .given_spectra import read_spectra
+from .given_spectra import read_spectra, stated_unit
 
 type Floats = NDArray[np.float64]
 type Spectrum = ArrayLike | str | os.PathLike[str] | Mapping[Any, Any]
@@ -34,11 +34,12 @@ class WhiteNoise:
         """Return the variance of pixels, (cells,) float64, from the values of the map."""
         if values is None:
             return np.full(size, self.factor**2)
-        wrong = ~(values > 0)
+        wrong = ~((values > 0) & (values < np.inf))
         if wrong.any():
             raise InputError(
                 f"noise map {self.name!r} holds {float(values[wrong][0]):g} ({np.count_nonzero(wrong)} such pixels of "
-                f"the {size} used); noise is above 0 wherever a pixel is used. Mask these pixels, or mend the map."
+                f"the {size} used); noise is above 0 and finite wherever a pixel is used. Mask these pixels, or mend "
+                "the map."
             )
         found = self.factor * values.astype(np.float64)
         return found if self.squared else found**2
@@ -101,7 +102,11 @@ def _factor(info: MapInfo, target: MapInfo, squared: bool) -> float:
 
 
 def noise_spectra(
-    spectrum: Spectrum, targets: Sequence[str], nside: int, lmax: int | None
+    spectrum: Spectrum,
+    targets: Sequence[str],
+    nside: int,
+    lmax: int | None,
+    units: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, Floats], int]:
     """Return the spectrum of the noise of every target, each (ell,) float64, and the largest multipole.
 
@@ -115,11 +120,15 @@ def noise_spectra(
         Of the grid.
     lmax : int or None
         Largest multipole.
+    units : mapping, optional
+        Of the targets: what spectra say of their own unit is held against them.
 
     Raises
     ------
     InputError
         If a spectrum cannot be read, is negative or not finite, or ends below `lmax`, or the grid does not hold it.
+    UnitError
+        If a spectrum says that it is in another unit than the square of that of its target.
 
     Examples
     --------
@@ -136,6 +145,8 @@ def noise_spectra(
             values = read_spectra(given, [name])[name, name]
         except InputError as error:
             raise InputError(str(error).replace("`cl`", "`noise_spectrum`")) from error
+        if units is not None:
+            _check_unit(stated_unit(given, name), name, units[name])
         wrong = np.flatnonzero(values < 0)
         if wrong.size:
             raise InputError(
@@ -153,3 +164,19 @@ def noise_spectra(
             f"`noise_spectrum` ends at ell {shortest}, `lmax` {lmax} came; give C_l up to there, or a smaller `lmax`."
         )
     return {name: values[: lmax + 1] for name, values in found.items()}, lmax
+
+
+def _check_unit(stated: str | None, target: str, unit: str) -> None:
+    """Raise UnitError where a spectrum says that it is in another unit than the square of that of its target."""
+    if stated is None:
+        return
+    inner = stated.removeprefix("(").removesuffix(")^2")
+    try:
+        own = SQUARES.get(parse_unit(stated), parse_unit(stated)) if inner == stated else parse_unit(inner)
+    except UnitError:
+        return  # as people write it: nothing is known of it
+    if own != parse_unit(unit):
+        raise UnitError(
+            f"`noise_spectrum` of {target!r} is in {stated}, the map in {unit}; C_l of noise are in the square of the "
+            f"unit of the target, here ({unit})^2."
+        )

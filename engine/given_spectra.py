@@ -71,6 +71,35 @@ def read_spectra(cl: Any, names: Sequence[str]) -> dict[MapPair, Floats]:
     return {pair: values for pair, values in known.items() if set(pair) <= wanted}
 
 
+def stated_unit(cl: Any, name: str) -> str | None:
+    """Return what a result of `skymill.spectra` says of the unit of a map with itself, None where nothing is said.
+
+    Parameters
+    ----------
+    cl : array, mapping, dataset or path
+        As for `read_spectra`, which has read it.
+    name : str
+        The map.
+
+    Examples
+    --------
+    >>> stated_unit([0.0, 1.0], "g") is None
+    True
+    """
+    if isinstance(cl, str | os.PathLike) and not Path(cl).is_dir():
+        rows = csv.DictReader(line for line in Path(cl).read_text(encoding="utf-8").splitlines() if line.strip())
+        labels = [(row.get("pair"), row.get("unit")) for row in rows]
+    else:
+        if isinstance(cl, str | os.PathLike):
+            from .spectra_files import read
+
+            cl = read(Path(cl))
+        if not hasattr(cl, "dims") or "unit" not in cl or cl["unit"].dims != ("pair",):
+            return None
+        labels = list(zip(cl["pair"].values.tolist(), cl["unit"].values.tolist(), strict=True))
+    return next((str(unit) for label, unit in labels if unit and label and _pair(label) == (name, name)), None)
+
+
 def _alone(names: Sequence[str]) -> MapPair:
     if len(names) != 1:
         raise InputError(

@@ -166,6 +166,9 @@ def ingest(
     ]
     for made in writes:
         validate(made)
+    said: dict[str, Mapping[str, Any]] = {"quantity": quantities, "band": bands, "beam_fwhm_arcmin": beams}
+    # What no header tells is part of the run where it is given: another beam makes another map.
+    about = {word: {name: each for name, each in held.items() if each is not None} for word, held in said.items()}
     unpacking = any(source.scratch is not None for source in sources)
     endless: dict[str, int] = {}
 
@@ -181,7 +184,7 @@ def ingest(
         IngestKernel(sources, tiling),
         target=where,
         writes=writes,
-        parameters={"maps": facts},
+        parameters={"maps": facts, **{word: held for word, held in about.items() if held}},
         inputs=inputs,
         tiles=observed(sources, tiling),
         memory=kernel_memory(sources, tiling),

@@ -157,7 +157,9 @@ def ingest_cube(
     digests = {path: file_digest(path) for path in paths}
     facts = [{"file": paths.index(each.path), **facts_of(each, said)} for each, said in zip(maps, settled, strict=True)]
     inputs = {f"file {number}": digests[path] for number, path in enumerate(paths)}
-    parameters = {"cube": name, "channels": channels.edges.tolist(), "maps": facts}
+    parameters: dict[str, Any] = {"cube": name, "channels": channels.edges.tolist(), "maps": facts}
+    if quantity is not None:
+        parameters["quantity"] = quantity
     token = ledger.identity_of({**parameters, "inputs": inputs, "store": where})[:12]
     folder = scratch_folder(where, scratch, token)
     numbers = [str(number) for number in range(channels.count)]

@@ -229,8 +229,8 @@ def is_finished(store: str, name: str) -> bool:
 def map_digest(store: str, name: str) -> str:
     """Return a digest of the content of a map, for the identity of whatever is made from it.
 
-    The content is the numbers and what they mean: the unit, the value of pixels that are not stored, and the velocity
-    channels of a cube.  The same numbers in another unit are another map.
+    The content is the numbers and what they mean: the frame, the unit, the value of pixels that are not stored, and the
+    velocity channels of a cube.  The same numbers in another unit, or of another part of the sky, are another map.
 
     Raises
     ------
@@ -243,7 +243,7 @@ def map_digest(store: str, name: str) -> str:
     array: Any = open_group(where).get(name)
     if array is None:
         raise InputError(f"map {name!r} in {where} has neither metadata nor data.")
-    meaning = [array.attrs.get("units"), str(array.dtype), repr(array.fill_value)]
+    meaning = [stores.frame_of(where), array.attrs.get("units"), str(array.dtype), repr(array.fill_value)]
     if array.ndim > 1:
         meaning.append(repr(stores.channels_of(where)))
     digest = hashlib.blake2b(repr(meaning).encode(), digest_size=16)

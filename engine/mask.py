@@ -248,8 +248,8 @@ def mask(
     stores.require_maps(address, selection.maps)
     tiling, store_frame = stores.tiling_of(address), stores.frame_of(address)
     _check_name(out, selection)
-    if sources is None and (radius is not None or frame is not None):
-        raise InputError("`radius` or `frame` came without `sources`; they speak of the discs around sources.")
+    if sources is None and (radius is not None or frame is not None or unit != "deg"):
+        raise InputError("`radius`, `unit` or `frame` came without `sources`; they speak of the discs around sources.")
     discs = None if sources is None else discs_of(sources, radius, unit, frame, store_frame)
     digest = None if discs is None else hashlib.blake2b(discs.table.tobytes(), digest_size=16).hexdigest()
     npix = tiling.tile_npix

@@ -52,12 +52,13 @@ class Selection:
 
             Conditions are joined by `and`, `or` and `not`, with parentheses as needed.  A condition compares maps,
             coordinates and numbers (< <= > >= == !=, also chained as in "0 < b < 30"), or asks whether one is in a
-            list ("survey in 1, 2", "survey not in 0"); numbers are in the unit of the map.  A map alone must not be
-            0; so a `mask_` map, which is 1 where a pixel is not to be used, is written `not mask_dust`.  Coordinates
-            are in degrees: "l", "b" (galactic) and "elon", "elat" (ecliptic), whatever the frame of the store, and
-            "lon", "lat" (in the frame of the store); longitudes go from 0 to 360.  Bars take the absolute value, and
-            in them longitudes count from -180 to 180.  "ngc" and "sgc" are the northern (b > 0) and the southern
-            (b < 0) galactic cap.  All these names hide maps of the same name.
+            list ("survey in 1, 2", "survey not in 0"); numbers are in the unit of the map, and as precise as the map
+            is, so that 0.7 is what a map holds that was given 0.7.  A map alone must not be 0; so a `mask_` map, which
+            is 1 where a pixel is not to be used, is written `not mask_dust`. Coordinates are in degrees: "l", "b"
+            (galactic) and "elon", "elat" (ecliptic), whatever the frame of the store, and "lon", "lat" (in the frame of
+            the store); longitudes go from 0 to 360. Bars take the absolute value, and in them longitudes count from
+            -180 to 180. "ngc" and "sgc" are the northern (b > 0) and the southern (b < 0) galactic cap. All these names
+            hide maps of the same name.
 
             Where a map has no value, a condition on it is neither true nor false, and so is its `not`: the pixel
             is left out unless the other conditions decide without it ("b > 60 or n_hi < 4" holds at b = 70 whatever
@@ -183,10 +184,11 @@ class _Known:
         self.coordinates: dict[str, NDArray[np.float64]] = {}
         self.vectors: dict[str, NDArray[np.float64]] = {}
 
-    def __call__(self, value: Value) -> NDArray[np.float64]:
+    def __call__(self, value: Value) -> NDArray[np.floating]:
         if value.name not in COORDINATES:
-            found = np.asarray(self.values[value.name], np.float64)
-            return np.abs(found) if value.magnitude else found
+            own = np.asarray(self.values[value.name])
+            held: NDArray[np.floating] = own if own.dtype == np.float32 else own.astype(np.float64)
+            return np.abs(held) if value.magnitude else held
         found = self.coordinate(value.name)
         if value.magnitude and value.name in _LONGITUDES:
             # Exact, which a remainder is not: |l| is l up to 180.

@@ -65,7 +65,7 @@ class Value:
     magnitude: bool = False
 
 
-type Lookup = Callable[[Value], NDArray[np.float64]]
+type Lookup = Callable[[Value], NDArray[np.floating]]
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ class Comparison:
     def truth(self, lookup: Lookup) -> Truth:
         """Return where it holds."""
         left, right = (lookup(side) if isinstance(side, Value) else side for side in (self.left, self.right))
+        left, right = _as_held(left, right), _as_held(right, left)
         return _known(_OPERATORS[self.operator](left, right), np.isnan(left) | np.isnan(right))
 
 
@@ -100,7 +101,8 @@ class Membership:
     def truth(self, lookup: Lookup) -> Truth:
         """Return where it holds."""
         values = lookup(self.value)
-        return _known(np.isin(values, self.numbers), np.isnan(values))
+        numbers = [_as_held(number, values) for number in self.numbers]
+        return _known(np.isin(values, numbers), np.isnan(values))
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,14 @@ class Condition:
 
     text: str
     node: Node
+
+
+def _as_held(side: Any, other: Any) -> Any:
+    """Return a number as the map that it is held against would hold it: the 0.7 of a float32 map is 0.7, not less."""
+    if isinstance(side, float) and isinstance(other, np.ndarray) and other.dtype == np.float32:
+        with np.errstate(over="ignore"):
+            return np.float32(side)
+    return side
 
 
 def _known(holds: Any, missing: Any) -> Truth:

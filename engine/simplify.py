@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,8 @@ from .plan import RESERVED_BYTES, Plan, Run
 from .report import plain
 from .targets import output_store
 from .worker import Worker, parse_bytes
+
+log = logging.getLogger("skymill")
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ def simplify(
         As for `fit`; one region.
     jackknife : int, optional
         Nside of the super-pixels whose jackknife gives the errors of `significance`, as for `fit`; None takes the
-        formal errors.
+        formal errors, and so does a region with fewer than 10 super-pixels, which the run logs.
     keep : sequence of str
         Templates that the limits neither drop nor merge, for example an ionised-gas template.
     drop : sequence of str
@@ -194,6 +197,14 @@ def simplify(
             parts = grouped_moments(sums.moments, len(request.templates), places)
             return jackknife_error(total, parts, solution)
 
+        few = request.jackknife is not None and len(sums.parts) < _FEWEST_PARTS
+        if few:
+            log.warning(
+                "simplify: only %d super-pixels of nside %d hold pixels, too few for a jackknife; formal errors decide "
+                "what is significant. Take a finer nside.",
+                len(sums.parts),
+                request.jackknife,
+            )
         left, steps = simplified(
             sums.total,
             request.templates,
@@ -203,7 +214,7 @@ def simplify(
             merge=merge,
             offset=offset,
             variance=request.variance,
-            errors=None if request.jackknife is None or len(sums.parts) < _FEWEST_PARTS else errors,
+            errors=None if request.jackknife is None or few else errors,
         )
         made = {merged_name(members): members for members in left if len(members) > 1}
         if made:

@@ -256,6 +256,7 @@ def _check_options(
         (dm_variance is not None, "dm_variance", dm, "dm"),
         (co_systematic is not None, "co_systematic", co, "co"),
         (len(co_simulations) > 0, "co_simulations", co, "co"),
+        (x_co != columns.X_CO, "x_co", co, "co"),
     ):
         if given and belongs is None:
             raise InputError(f"`{option}` came without `{to}`, which it speaks of; give both or none.")

@@ -80,7 +80,8 @@ def cube_cuts(
             )
         rows.append(tuple((factor * inside).tolist()))
         facts[name] = {
-            "velocities": [list(each) for each in ranges],
+            # JSON has no infinity, and what is written into a store must be JSON to every reader.
+            "velocities": [[limit if math.isfinite(limit) else str(limit) for limit in each] for each in ranges],
             "channels": float(inside.sum()),
             "covered": float((inside * np.array(channels.width)).sum()),
             # The arrays of channels have no ledger: here they become part of the identity of the run.
@@ -120,20 +121,20 @@ def _ranges(name: str, limits: Any) -> tuple[tuple[float, float], ...]:
         raise InputError(f"cut {name!r}: {error}") from error
 
 
-def range_words(ranges: Sequence[Sequence[float]]) -> str:
+def range_words(ranges: Sequence[Sequence[float | str]]) -> str:
     """Return ranges of velocity for people.
 
     Parameters
     ----------
     ranges : sequence of (low, high)
-        km/s.
+        km/s; infinite ones also as words.
 
     Examples
     --------
     >>> range_words([(-90, -35), (35, 90)])
     '-90 to -35 and 35 to 90 km/s'
     """
-    return " and ".join(f"{low:g} to {high:g}" for low, high in ranges) + " km/s"
+    return " and ".join(f"{float(low):g} to {float(high):g}" for low, high in ranges) + " km/s"
 
 
 def cut_notes(facts: Mapping[str, Any]) -> list[str]:
@@ -146,7 +147,7 @@ def cut_notes(facts: Mapping[str, Any]) -> list[str]:
     """
     notes = []
     for name, fact in facts.items():
-        wanted = sum(high - low for low, high in fact["velocities"])
+        wanted = sum(float(high) - float(low) for low, high in fact["velocities"])
         note = f"{name}: {range_words(fact['velocities'])}, {fact['channels']:.4g} channels"
         if math.isfinite(wanted) and fact["covered"] < wanted * (1 - 1e-6):
             note += f"; they cover {fact['covered']:.4g} of {wanted:.4g} km/s, the rest is outside the cube or in gaps"

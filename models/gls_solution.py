@@ -347,8 +347,9 @@ def degeneracies(solution: Solution, names: Sequence[str], band: int = 0) -> lis
     """
     found: list[dict[str, Any]] = []
     matrix = solution.correlation[band]
+    sizes = np.abs(np.nan_to_num(matrix))
     pairs = [(i, j) for i in range(len(names)) for j in range(i + 1, len(names))]
-    for i, j in sorted(pairs, key=lambda pair: -abs(float(np.nan_to_num(matrix[pair])))):
+    for i, j in sorted(pairs, key=lambda pair: -float(sizes[pair])):
         number = float(matrix[i, j])
         if abs(number) >= STRONG_CORRELATION:
             text = f"{names[i]} trades against {names[j]} (correlation {number:.2f})"

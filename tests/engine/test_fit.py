@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import skymill as sm
 from skies import write_map
 from skymill.chunking import store as stores
 from skymill.chunking.errors import IdentityError, InputError
+from skymill.engine import fit_result
 from skymill.engine.fit_files import read_fit
 from skymill.engine.fit_request import request_of
 from skymill.engine.fit_result import RegionFit, assemble
@@ -243,6 +245,22 @@ def test_super_pixels_with_too_few_pixels_have_none(sky):
     assert found["coefficient"].dims == ("region", "superpixel", "target", "template")
 
 
+def test_the_coefficients_of_super_pixels_are_in_the_plan(sky, monkeypatch):
+    held, inner = [], fit_result.super_pixel_fits
+
+    def measured(*given):
+        tracemalloc.start()
+        found = inner(*given)
+        held.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
+        return found
+
+    monkeypatch.setattr(fit_result, "super_pixel_fits", measured)
+    plan, without = (sm.fit(sky[0], TEMPLATES, TARGETS, **own) for own in ({"superpixels": 4}, {"jackknife": 4}))
+    found = plan.run(progress=False)
+    assert held[0] + found.nbytes < plan.reserved - without.reserved < 4 * (held[0] + found.nbytes)
+
+
 def test_a_ridge_pulls_super_pixels_to_the_common_solution(sky):
     where, maps = sky
     common = run(where, jackknife=None)["coefficient"]
@@ -263,6 +281,36 @@ def test_a_ridge_pulls_super_pixels_to_the_common_solution(sky):
     expected = np.linalg.solve(central @ central.T + pull, right)
     found = run(where, superpixels=2, ridge=0.5)["coefficient"].sel(superpixel=5, target="i857")
     np.testing.assert_allclose(found[:3], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("level", [0.0, 2.0])
+def test_a_template_that_says_nothing_in_a_super_pixel_is_held_by_the_ridge(tmp_path, level):
+    maps = sky_maps()
+    maps["nh2"][:64] = level
+    where = write_store(tmp_path / "sky.zarr", maps)
+    assert np.isnan(run(where, superpixels=2)["coefficient"].sel(superpixel=0)).all()
+    found = run(where, superpixels=2, ridge=0.5, noise="sigma").sel(superpixel=0, target="i857")
+    weighted = run(where, noise="sigma", jackknife=None)["coefficient"].sel(target="i857").values
+    np.testing.assert_allclose(found["coefficient"].sel(template="nh2"), weighted[2], rtol=1e-12)
+    assert float(found["error"].sel(template="nh2")) == 0
+    assert np.isinf(found["condition"])
+    # The others are pulled as if the template was none of theirs.
+    used, weight = finite(maps), 1 / maps["sigma"].astype(float) ** 2
+    design = np.array([maps[name].astype(float) for name in TEMPLATES[:2]])
+
+    def central(values, inside):
+        return values[..., inside] - (values[..., inside] @ weight[inside])[..., None] / weight[inside].sum()
+
+    own = used & (np.arange(12 * NSIDE**2) < 64)
+    diagonal = (weight[used] * central(design, used) ** 2).sum(1)
+    pull = 0.5 * np.diag(diagonal) * own.sum() / used.sum()
+    columns = central(design, own) * weight[own]
+    data = maps["i857"].astype(float) - weighted[2] * level
+    right = columns @ central(data, own) + pull @ weighted[:2]
+    expected = np.linalg.solve(columns @ central(design, own).T + pull, right)
+    np.testing.assert_allclose(found["coefficient"][:2], expected, rtol=1e-6)
+    offset = (weight[own] @ (data[own] - expected @ design[:, own])) / weight[own].sum()
+    np.testing.assert_allclose(found["coefficient"][3], offset, rtol=1e-6)
 
 
 def test_a_ridge_lets_collinear_templates_be_fitted(tmp_path):

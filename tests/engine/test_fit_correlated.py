@@ -15,9 +15,9 @@ from skymill.engine import fit_correlated
 from skymill.engine.fit_correlated import needed_memory, planned_memory, solve_correlated
 from skymill.engine.given_noise import noise_spectra, white_noise
 from skymill.engine.harmonic_noise import HarmonicNoise
-from skymill.engine.plan import Run
+from skymill.engine.plan import RESERVED_BYTES, Run
 from skymill.engine.used_pixels import UsedPixels
-from skymill.engine.worker import Worker, parse_bytes
+from skymill.engine.worker import Worker, format_bytes, parse_bytes
 
 NSIDE, LMAX = 8, 20
 NPIX = 12 * NSIDE**2
@@ -291,6 +291,23 @@ def test_bad_input(sky, changed, message):
         solve(sky, **changed)
 
 
+def test_spectra_in_another_unit_are_refused(sky, tmp_path):
+    out, small = tmp_path / "spectra", tmp_path / "small.zarr"
+    for unit, factor in (("MJy/sr", 1.0), ("kJy/sr", 1e3)):
+        values = factor * np.nan_to_num(ring(sky, "i545"))
+        write_map(small, NSIDE, values, "i545", unit=unit)
+        found = sm.spectra(str(small), [("i545", "i545")], lmax=12, out_dir=out / unit[0]).run(progress=False)
+        options = {"noise": 0.3, "noise_spectrum": found, "mask": "mask"}
+        for given in (found, out / unit[0], out / unit[0] / "spectra.csv", {"i545": found}):
+            options["noise_spectrum"] = given
+            if unit == "MJy/sr":
+                sm.fit(sky, TEMPLATES, "i545", **options)
+                continue
+            with pytest.raises(UnitError, match=r"of 'i545' is in \(kJy/sr\)\^2, the map in MJy/sr"):
+                sm.fit(sky, TEMPLATES, "i545", **options)
+        small = tmp_path / "other.zarr"
+
+
 def test_noise_in_another_unit(sky):
     with pytest.raises(UnitError, match=r"noise map 'kelvin' is in 'K_CMB', target 'i545' in 'MJy/sr'"):
         solve(sky, noise="kelvin")
@@ -332,6 +349,20 @@ def test_the_plan_knows_the_most_that_it_takes(sky):
     assert apart == needed_memory(NSIDE, NPIX, 5, 3, 10)
     with pytest.raises(InputError, match="`noise` of 'i857' is not given"):
         planned_memory(sky, used, TEMPLATES, TARGETS, {"i545": 0.3}, CIB, None, True)
+
+
+def test_the_plan_of_a_fit_counts_what_solving_takes(sky):
+    given = {"noise": "sigma", "noise_spectrum": CIB, "mask": "mask", "region": {"n": "b > 0", "all": None}}
+    plan = sm.fit(sky, TEMPLATES, TARGETS, memory="2GB", **given)
+    most = sum(needed_memory(NSIDE, NPIX, 5, 5, LMAX).values())
+    assert plan.reserved == RESERVED_BYTES + most
+    assert f"at most {format_bytes(most)} in this process" in str(plan)
+    assert "of sums" not in str(plan)
+    assert plan.refit(plan.worker).reserved == RESERVED_BYTES  # workers of a cluster only read
+    # Where all pixels of the tiles do not fit, the run counts those that are used.
+    little = sm.fit(sky, TEMPLATES, TARGETS, memory=RESERVED_BYTES + most, threads=1, **given)
+    assert little.reserved == RESERVED_BYTES
+    assert np.isfinite(little.run(progress=False)["coefficient"]).all()
 
 
 SETUP = """

@@ -41,7 +41,10 @@ def hole(values, number):
         ({"nh2": lambda v: np.where(np.arange(v.size) % 2, v, np.nan),
           "nhii": lambda v: np.where(np.arange(v.size) % 2, np.nan, v)}, {}, "there is none where all maps"),
         ({"sigma": lambda v: hole(v, 0)}, {"noise": "sigma"}, r"noise map 'sigma' is zero, negative"),
-        ({"sigma": lambda v: hole(v, -0.1)}, {"noise": "sigma"}, r"in 3 pixels .* region=\"sigma > 0\""),
+        ({"sigma": lambda v: hole(v, -0.1)}, {"noise": "sigma"}, r"in 3 pixels .* region=\"0 < sigma < 1e38\""),
+        ({"sigma": lambda v: hole(v, np.inf)}, {"noise": "sigma"}, r"in 3 pixels .*infinite"),
+        ({"sigma": lambda v: hole(v, np.inf)}, {"noise": "sigma", "noise_spectrum": [0.0] * 5}, "holds inf .3 such"),
+        ({"sigma": lambda v: hole(v, np.nan)}, {"noise": "sigma", "noise_spectrum": [0.0] * 5}, "holds nan .3 such"),
         ({"sigma": lambda v: hole(v, np.nan)}, {"noise": "sigma"}, "in 3 pixels"),
         ({"sigma": lambda v: hole(v, np.nan)}, {"noise": "sigma", "region": {"a": None, "b": "b > -95", "c": None}},
          "in 3 pixels"),
@@ -54,9 +57,10 @@ def test_what_cannot_be_fitted_is_told(tmp_path, changes, options, words):
         run(where, **options)
 
 
-def test_pixels_with_bad_noise_can_be_left_out(tmp_path):
-    where = altered(tmp_path, sigma=lambda v: hole(v, 0))
-    found = run(where, noise="sigma", region="sigma > 0")
+@pytest.mark.parametrize("number", [0, np.inf, np.nan])
+def test_pixels_with_bad_noise_can_be_left_out(tmp_path, number):
+    where = altered(tmp_path, sigma=lambda v: hole(v, number))
+    found = run(where, noise="sigma", region="0 < sigma < 1e38")
     assert np.isfinite(found["coefficient"]).all()
     holes = altered(tmp_path / "b", sigma=lambda v: hole(v, 0), nhi=lambda v: hole(v, np.nan))
     assert np.isfinite(run(holes, noise="sigma")["coefficient"]).all()  # nobody uses these pixels
@@ -98,6 +102,16 @@ def test_bad_arguments(sky, options, error, words):
         return
     with pytest.raises(error, match=words):
         sm.fit(sky[0], **given)
+
+
+def test_a_ridge_between_super_pixels_wants_a_solution_of_all(tmp_path):
+    where = altered(tmp_path, nh2=lambda v: 0 * v)
+    with pytest.raises(InputError, match=r"region 'a': template 'nh2' is zero .* one"):
+        run(where, superpixels=2, ridge=0.1, region={"a": "b > 0"})
+    maps = sky_maps()
+    maps["nhii"] = 2 * maps["nhi"]
+    with pytest.raises(InputError, match=r"are collinear .* Leave one of them out. With `superpixels`"):
+        run(write_store(tmp_path / "b.zarr", maps), superpixels=2, ridge=0.1)
 
 
 def test_a_template_called_offset_is_refused(tmp_path):

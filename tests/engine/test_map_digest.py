@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import skymill as sm
 from skymill.chunking import store as stores
 from skymill.chunking.channels import Channels
-from skymill.chunking.errors import InputError
+from skymill.chunking.errors import IdentityError, InputError
 from skymill.chunking.schema import CUBE, MapInfo
 from skymill.engine.ledger import map_digest
 
@@ -54,6 +55,49 @@ def test_the_same_numbers_in_other_channels_are_another_cube(tmp_path: Path) -> 
         digests.append(map_digest(sky, "n_hi"))
     assert digests[0] == digests[2]
     assert digests[0] != digests[1]
+
+
+def test_the_same_numbers_in_another_frame_are_another_map(tmp_path: Path) -> None:
+    files = exported(tmp_path)
+    digests = []
+    for frame in ("galactic", "icrs"):
+        sky = str(tmp_path / f"{frame}.zarr")
+        sm.ingest_cube(files, sky, edges=[-30, 0, 50], frame=frame, override=["frame"]).run(progress=False)
+        digests.append(map_digest(sky, "n_hi"))
+    assert digests[0] != digests[1]
+
+
+def test_a_fit_of_a_store_whose_frame_was_mended_is_made_anew(tmp_path: Path) -> None:
+    sky, copy, files = str(tmp_path / "sky.zarr"), str(tmp_path / "copy.zarr"), str(tmp_path / "maps.fits")
+    sm.simulate("dust", sky, 8, seed=1, maps=["i350", "i250"]).run(progress=False)
+    sm.export(sky, ["i350", "i250"], files, ordering="nested").run(progress=False)
+    maps = {name: f"{files}[{name}]" for name in ("i350", "i250")}
+
+    def fitted(frame: str) -> float:
+        shutil.rmtree(copy, ignore_errors=True)
+        sm.ingest(maps, copy, frame=frame, override=["frame"]).run(progress=False)
+        found = sm.fit(copy, "i350", "i250", region="b > 30", out_dir=tmp_path / "fit").run(progress=False)
+        return float(found["coefficient"][0, 0])
+
+    fitted("icrs")
+    with pytest.raises(IdentityError, match="other inputs"):
+        fitted("galactic")
+
+
+def test_what_is_said_of_a_map_is_part_of_its_run(tmp_path: Path) -> None:
+    files, sky = exported(tmp_path), str(tmp_path / "sky.zarr")
+    sm.ingest_cube(files, sky, edges=[-30, 0, 50]).run(progress=False)
+    with pytest.raises(IdentityError, match="quantity"):
+        sm.ingest_cube(files, sky, edges=[-30, 0, 50], quantity="gas")
+    own, other = str(tmp_path / "own_dust.zarr"), str(tmp_path / "other.zarr")
+    sm.simulate("dust", own, NSIDE, seed=1, maps=["i350"]).run(progress=False)
+    sm.export(own, ["i350"], str(tmp_path / "dust.fits"), ordering="nested").run(progress=False)
+    maps = {"mine": str(tmp_path / "dust.fits")}
+    sm.ingest(maps, other).run(progress=False)
+    for option, value in (("quantity", "gas"), ("band", "i350"), ("beam_fwhm_arcmin", 16.2)):
+        with pytest.raises(IdentityError, match=option):
+            sm.ingest(maps, other, **{option: value})
+    assert not sm.ingest(maps, other).todo
 
 
 def test_clusters_of_a_cube_whose_unit_was_mended_are_made_anew(tmp_path: Path) -> None:

@@ -234,6 +234,25 @@ def test_regions_and_conditions_together() -> None:
     assert described(polygon) == {"region": "Polygon", "vertices": [[0, 0], [30, 0], [0, 30]], "frame": None}
 
 
+@pytest.mark.parametrize("number", [0.7, 0.1, -2.3, 1e-30])
+def test_numbers_are_as_precise_as_maps(number: float) -> None:
+    """0.7 in float32 is less than 0.7 in float64, 0.1 is more."""
+    values = {"w": np.full(12, number, np.float32), "double": np.full(12, number), "few": np.ones(12, np.uint8)}
+
+    def all_of(where: str) -> bool:
+        return bool(Selection.of(where).holds(Tiling(1), "galactic", np.arange(12), values).all())
+
+    for name in ("w", "double"):
+        held = (f"{name} {{}} {number!r}".format(sign) for sign in ("==", ">=", "<=", "in"))
+        for where in (*held, f"{number!r} <= {name} <= {number!r}", f"|{name}| == {abs(number)!r}"):
+            assert all_of(where), where
+            assert not all_of(f"not ({where})")
+        assert not any(all_of(f"{name} {sign} {number!r}") for sign in ("!=", "<", ">", "not in"))
+        assert all_of(f"{name} < 1e300")
+        assert not all_of(f"{name} < -1e300")
+    assert not all_of(f"few == {1 + 1e-12!r}")
+
+
 def test_conditions_are_told_apart_as_they_were_written() -> None:
     def texts(where: Any) -> list[str]:
         return [condition.text for condition in Selection.of(where).conditions]

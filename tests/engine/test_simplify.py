@@ -1,6 +1,7 @@
 """Fewer templates from a store: steps, sums that are written, and what is refused."""
 
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -101,6 +102,24 @@ def test_noise_and_mask_change_the_numbers(sky):
     assert masked.chi2_before == pytest.approx(one.chi2_before)  # a weight above 0 is a used pixel
     half = sm.simplify(sky, names, "i857", keep=["cluster_3"], region="b < 0").run(progress=False).steps
     assert not half or half[0].chi2_before != one.chi2_before
+
+
+def test_a_target_without_residuals_and_one_that_is_constant(tmp_path):
+    where, (templates, _) = str(tmp_path / "sky.zarr"), maps()
+    put(where, {name: templates[name] for name in ("cluster_1", "cluster_3")}, unit="1e20 cm^-2")
+    put(where, {"exact": 0.5 * templates["cluster_1"], "flat": np.full(12 * NSIDE**2, 2.0, np.float32)}, unit="MJy/sr")
+    names = ["cluster_1", "cluster_3"]
+    assert sm.simplify(where, names, "exact").run(progress=False).templates == ("cluster_1",)
+    assert len(sm.simplify(where, names, "flat").run(progress=False).templates) == 1
+
+
+def test_too_few_super_pixels_for_a_jackknife_are_told(sky, caplog):
+    options = {"keep": NAMES[:3], "contribution": 0.0, "significance": 3.0, "region": "b > 75"}
+    with caplog.at_level(logging.WARNING, "skymill"):
+        few = sm.simplify(sky, NAMES, "i857", jackknife=1, **options).run(progress=False)
+    assert "too few for a jackknife; formal errors decide" in caplog.text
+    formal = sm.simplify(sky, NAMES, "i857", jackknife=None, **options).run(progress=False)
+    assert few.steps[0] == formal.steps[0]
 
 
 def test_bad_input(sky, tmp_path):

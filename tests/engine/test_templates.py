@@ -94,6 +94,9 @@ def test_cuts_of_several_ranges_count_no_gas_twice(sky: str) -> None:
     note = str(sm.templates(sky, cube="ppv", cuts={"wide": (-200, 100)}))
     assert "wide: -200 to 100 km/s, 8 channels; they cover 195 of 300 km/s" in note
     assert "cover" not in str(plan)
+    assert stores.info(sky, "all_of_it").long_name == "N_HI from -inf to inf km/s"
+    for file in ("all_of_it/zarr.json", "ledger/all_of_it/zarr.json"):  # JSON has no infinity
+        json.loads((Path(sky) / file).read_text(), parse_constant=pytest.fail)
 
 
 def test_optical_depth(sky: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -245,6 +248,7 @@ def test_stopped_and_continued(sky: str, tmp_path: Path, monkeypatch: pytest.Mon
         ({"co": "w_co", "dm_variance": "dm"}, "InputError", "without `dm`"),
         ({"dm": "dm", "co_systematic": 0.1}, "InputError", "without `co`"),
         ({"dm": "dm", "co_simulations": ["w_co", "dm"]}, "InputError", "without `co`"),
+        ({"dm": "dm", "x_co": 3e20}, "InputError", "`x_co` came without `co`"),
         ({"co": "w_co", "co_simulations": ["w_co"]}, "InputError", "two or more different maps"),
         ({"co": "w_co", "co_simulations": ["w_co", "w_co"]}, "InputError", "two or more different maps"),
         ({"co": "w_co", "co_simulations": "w_co"}, "InputError", "give a list of names"),

@@ -71,7 +71,7 @@ def caps_figure(
         )  # fmt: skip
         rim = _graticule(axes, cap, extent)
         for name, circle in (circles or {}).items():
-            _circle(axes, cap, name, circle, rim)
+            _circle(axes, cap, name, circle, rim, extent)
         axes.set_title(TITLES[cap], fontsize=LABEL_SIZE, color=INK, fontweight="bold", pad=16)
         axes.set_xlim(-1.02 * extent, 1.02 * extent)
         axes.set_ylim(-1.02 * extent, 1.02 * extent)
@@ -128,19 +128,23 @@ def _graticule(axes: Axes, cap: Cap, extent: float) -> Patch:
     return field
 
 
-def _circle(axes: Axes, cap: Cap, name: str, circle: Circle, rim: Patch) -> None:
+def _circle(axes: Axes, cap: Cap, name: str, circle: Circle, rim: Patch, extent: float) -> None:
+    """Draw a circle and its name; neither where no part of it lies in the field."""
     from matplotlib.patheffects import withStroke
 
     lon, lat, radius = circle
     edge = _small_circle(lon, lat, radius)
     x, y = cap_xy(cap, *edge)
-    if not np.isfinite(x).any():
+    seen = np.hypot(x, y) < extent  # false in the other hemisphere, where both are NaN
+    if not seen.any():
         return
     halo = [withStroke(linewidth=3.0, foreground="white", alpha=0.9)]
     axes.plot(x, y, color=INK, linewidth=1.2, zorder=6, path_effects=halo)[0].set_clip_path(rim)
-    top = int(np.nanargmax(y))
-    axes.text(float(x[top]), float(y[top]) + 0.012, name, fontsize=LABEL_SIZE, fontweight="bold", color=INK, zorder=7,
-              ha="center", va="bottom", path_effects=halo, clip_on=True)  # fmt: skip
+    above = bool(y[seen].max() < 0.9 * extent)  # else the name would leave the picture
+    place = int(np.argmax(np.where(seen, y, -np.inf)) if above else np.argmin(np.where(seen, y, np.inf)))
+    axes.text(float(x[place]), float(y[place]) + (0.012 if above else -0.012), name, fontsize=LABEL_SIZE,
+              fontweight="bold", color=INK, zorder=7, ha="center", va="bottom" if above else "top", path_effects=halo,
+              clip_on=True)  # fmt: skip
 
 
 def _small_circle(lon: float, lat: float, radius: float) -> tuple[Floats, Floats]:

@@ -91,12 +91,15 @@ def distribution_figure(parts: Mapping[str, Histogram], *, label: str, unit: str
     spare = 0.06 * (high - low) or 1.0
     for place, (name, part) in enumerate(shown.items()):
         colour = COLOURS[place % len(COLOURS)]
-        _steps(above, part, factor, (low - spare, high + spare), colour, name)
+        # Colours come again where there are more regions than colours.
+        dashes = "-" if place < len(COLOURS) else (0, (3, 1.5))
+        _steps(above, part, factor, (low - spare, high + spare), colour, name, dashes)
         for level, width in ((2, 1.0), (1, 3.0), (0, 6.5)):
             ends = [factor * part.quantile(q) for q in QUANTILES[level]]
             below.plot(
-                ends, [place, place], color=colour, linewidth=width, solid_capstyle="butt", alpha=0.9 if level else 0.6
-            )
+                ends, [place, place], color=colour, linewidth=width, solid_capstyle="butt", dash_capstyle="butt",
+                alpha=0.9 if level else 0.6, linestyle=dashes if level == 2 else "-",
+            )  # fmt: skip
         below.plot(factor * part.quantile(0.5), place, "o", color="white", markeredgecolor=INK, markersize=5, zorder=5)
     for axes in (above, below):
         axes.axvline(0, color=GUIDE, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
@@ -114,12 +117,17 @@ def distribution_figure(parts: Mapping[str, Histogram], *, label: str, unit: str
     return figure
 
 
-def _steps(axes: Axes, part: Histogram, factor: float, span: tuple[float, float], colour: str, name: str) -> None:
+def _steps(
+    axes: Axes, part: Histogram, factor: float, span: tuple[float, float], colour: str, name: str, dashes: Any
+) -> None:
     bins = int(np.clip(1.2 * np.sqrt(part.total), 12, 70))
     edges, counts = part.rebinned(span[0] / factor, span[1] / factor, bins)
     edges = edges * factor
     width = np.diff(edges)
-    axes.stairs(counts / part.total / width, edges, color=colour, linewidth=1.4, label=f"{name} ({part.total:,})")
+    axes.stairs(
+        counts / part.total / width, edges, color=colour, linewidth=1.4, linestyle=dashes,
+        label=f"{name} ({part.total:,})",
+    )  # fmt: skip
 
 
 def profiles_figure(found: xr.Dataset, *, label: str, unit: str, units: Mapping[str, str]) -> Figure:

@@ -107,6 +107,20 @@ def test_circles_end_at_the_rim_of_a_cap():
     np.testing.assert_allclose(reach.min(), np.sqrt(2) * np.sin(np.radians(25)), rtol=2e-3)
 
 
+def test_no_name_without_its_circle_and_none_beyond_the_picture():
+    image = np.where(np.abs(cap_lonlat("north", 40)[1]) > 15, 1.0, np.nan)
+    circles = {"plane": (200.0, 3.0, 9.0), "top": (180.0, 22.0, 15.0)}
+    north, south = caps_figure({"north": image, "south": image}, title="T", unit="K", circles=circles).axes[:2]
+    names = {text.get_text(): text for text in north.texts}
+    # Beyond the rim at 10 degrees the south shows nothing of a circle around the plane.
+    assert {"plane", "top"} <= set(names)
+    assert not {"plane", "top"} & {text.get_text() for text in south.texts}
+    for name in circles:
+        x, y = names[name].get_position()
+        assert np.hypot(x, y) < north.get_ylim()[1]
+        assert names[name].get_va() == "top"
+
+
 def test_the_reach_and_the_centre_set_the_colours():
     image = np.linspace(-1, 3, 400).reshape(20, 20)
     plain, wide = (
@@ -142,6 +156,8 @@ def test_many_distributions_have_no_legend_over_them():
     above, below = figures.distribution_figure(parts, label="r", unit="%").axes
     assert above.get_legend() is None
     assert [text.get_text() for text in below.get_yticklabels()] == [f"{n} (500)" for n in range(9)]
+    looks = [(patch.get_edgecolor(), patch.get_linestyle()) for patch in above.patches]
+    assert len(set(map(str, looks))) == 9  # there are eight colours
 
 
 def slopes_table(slope=(0.37, 0.0)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..chunking.errors import FormatError, IdentityError, InputError
 from .report import plain
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 _FACTS = "skymill_run"
+_DIGEST = "skymill_numbers"
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,8 @@ class ResultFolder:
         final, partial = folder / self.data, folder / f"{self.data}.partial"
         if partial.exists():
             shutil.rmtree(partial)
-        known = dataset.assign_attrs({_FACTS: json.dumps(_settled(facts), sort_keys=True)})
+        about = {_FACTS: json.dumps(_settled(facts), sort_keys=True), _DIGEST: _digest(dataset)}
+        known = dataset.assign_attrs(about)
         known.to_zarr(partial, mode="w", consolidated=False, zarr_format=3)
         if final.is_symlink() or final.is_file():
             final.unlink()
@@ -85,6 +90,12 @@ class ResultFolder:
                 f"{self.what}, or make it again with overwrite=True (--overwrite)."
             ) from error
         dataset.attrs.pop(_FACTS, None)
+        recorded = dataset.attrs.pop(_DIGEST, None)
+        if recorded not in (None, _digest(dataset)):  # of an earlier version there is none
+            raise FormatError(
+                f"{path} does not hold the numbers that were written there: a file of it is damaged or lost. Make the "
+                f"{self.what} again with overwrite=True (--overwrite)."
+            )
         return dataset
 
     def finished(
@@ -144,6 +155,17 @@ class ResultFolder:
                 "`out_dir`, or overwrite=True (--overwrite) to replace it."
             ) from error
         return known
+
+
+def _digest(dataset: xr.Dataset) -> str:
+    """Return a digest of all numbers of a dataset: Zarr reads a file that is lost as NaN or 0, without a word."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(map(str, dataset.variables)):
+        values = dataset.variables[name].values
+        if values.dtype.kind in "biuf":
+            digest.update(f"{name} {values.dtype} {values.shape} ".encode())
+            digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
 
 
 def _settled(facts: Mapping[str, Any]) -> dict[str, Any]:

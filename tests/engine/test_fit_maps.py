@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 
 import numpy as np
 import pytest
 import skymill as sm
 from skies import content
 from skymill.chunking import store as stores
-from skymill.chunking.errors import IdentityError
+from skymill.chunking.errors import FormatError, IdentityError
 from skymill.engine import fit as fit_module
 from skymill.engine.figures_fit import coefficients_figure
 from skymill.engine.fit_files import read_fit
@@ -175,6 +176,16 @@ def test_the_folder_holds_the_result_and_is_read_back(sky, tmp_path, monkeypatch
     assert read_fit(tmp_path / "out").identical(other)
     with pytest.raises(sm.errors.FormatError, match="cannot be read as a fit"):
         read_fit(tmp_path)
+
+
+def test_a_folder_that_lost_numbers_is_not_taken_for_finished(sky, tmp_path):
+    found = run(sky[0], out_dir=tmp_path / "out")
+    shutil.rmtree(tmp_path / "out" / "fit.zarr" / "coefficient" / "c")
+    for again in (lambda: read_fit(tmp_path / "out"), lambda: run(sky[0], out_dir=tmp_path / "out")):
+        with pytest.raises(FormatError, match="does not hold the numbers"):
+            again()
+    assert run(sky[0], out_dir=tmp_path / "out", overwrite=True).identical(found)
+    assert read_fit(tmp_path / "out").identical(found)
 
 
 def test_a_finished_folder_is_left_alone_until_other_maps_are_asked_for(sky, tmp_path):

@@ -68,14 +68,19 @@ def report_slopes(
             slope, error = one["slope"][place], one["error"][place]
             verdict = told(one) if place == 0 else ""
             likelihoods = [number(float(one["likelihood"].sel(cause=c)), 2) if place == 0 else "" for c in causes]
+            # An error from few patches is itself hardly known.
+            patches = "\N{EN DASH}" if asked.jackknife is None else str(int(one["blocks"]))
             rows.append(
-                [str(name), str(residual), f"{int(one['pixels']):,}", fixed(float(slope), 3), fixed(float(error), 3),
-                 fixed(float(one["correlation"][place]), 3), verdict, *likelihoods]
+                [str(name), str(residual), f"{int(one['pixels']):,}", patches, fixed(float(slope), 3),
+                 fixed(float(error), 3), fixed(float(one["correlation"][place]), 3), verdict, *likelihoods]
             )  # fmt: skip
             for cause in causes:
                 expected = one["expected"].sel(cause=cause)[place]
                 report.add(str(name), f"slope of r({residual}); {cause}", slope, error, expected)
-    page.table(["", "residual", "pixels", "slope", "error", "correlation", "cause", *(f"L({c})" for c in causes)], rows)
+    page.table(
+        ["", "residual", "pixels", "patches", "slope", "error", "correlation", "cause", *(f"L({c})" for c in causes)],
+        rows,
+    )
 
 
 def report_polarization(report: Report, asked: Asked, table: xr.Dataset, run: Run) -> None:

@@ -128,6 +128,14 @@ def test_circles_have_the_pixels_in_them(where, found):
         assert found.numbers["circles"][name] == [lon, lat, radius]
 
 
+def test_the_page_says_how_many_patches_errors_come_from(found):
+    page = (folder_of(found) / "index.html").read_text()
+    slopes = found.numbers["slopes"]
+    numbers = (slopes["variables"][key]["values"] for key in ("pixels", "blocks"))
+    for name, pixels, blocks in zip(slopes["coordinates"]["region"], *numbers, strict=True):
+        assert f"<td>{name}</td><td>i353 -&gt; i857</td><td>{pixels:,}</td><td>{blocks}</td>" in page
+
+
 def test_causes_by_region(found):
     slopes = found.numbers["slopes"]
     verdicts = dict(zip(slopes["coordinates"]["region"], slopes["variables"]["verdict"]["values"], strict=True))

@@ -166,7 +166,8 @@ def ingest(
     ]
     for made in writes:
         validate(made)
-    said: dict[str, Mapping[str, Any]] = {"quantity": quantities, "band": bands, "beam_fwhm_arcmin": beams}
+    own = {name: None if each == _quantity(settled[name].unit) else each for name, each in quantities.items()}
+    said: dict[str, Mapping[str, Any]] = {"quantity": own, "band": bands, "beam_fwhm_arcmin": beams}
     # What no header tells is part of the run where it is given: another beam makes another map.
     about = {word: {name: each for name, each in held.items() if each is not None} for word, held in said.items()}
     unpacking = any(source.scratch is not None for source in sources)

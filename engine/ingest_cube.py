@@ -158,7 +158,7 @@ def ingest_cube(
     facts = [{"file": paths.index(each.path), **facts_of(each, said)} for each, said in zip(maps, settled, strict=True)]
     inputs = {f"file {number}": digests[path] for number, path in enumerate(paths)}
     parameters: dict[str, Any] = {"cube": name, "channels": channels.edges.tolist(), "maps": facts}
-    if quantity is not None:
+    if quantity not in (None, quantity_of(settled[0].unit)):
         parameters["quantity"] = quantity
     token = ledger.identity_of({**parameters, "inputs": inputs, "store": where})[:12]
     folder = scratch_folder(where, scratch, token)

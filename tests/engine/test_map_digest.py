@@ -98,6 +98,9 @@ def test_what_is_said_of_a_map_is_part_of_its_run(tmp_path: Path) -> None:
         with pytest.raises(IdentityError, match=option):
             sm.ingest(maps, other, **{option: value})
     assert not sm.ingest(maps, other).todo
+    # What goes without saying may be said.
+    assert not sm.ingest(maps, other, quantity="intensity").todo
+    assert not sm.ingest_cube(files, sky, edges=[-30, 0, 50], quantity="column density").todo
 
 
 def test_clusters_of_a_cube_whose_unit_was_mended_are_made_anew(tmp_path: Path) -> None:

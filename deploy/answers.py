@@ -144,7 +144,7 @@ def _places(variable: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def _shown(value: Any) -> str:
-    return _number(float(value)) if value.dtype.kind == "f" else str(value)
+    return _number(float(value)) if value.dtype.kind == "f" else str(value) or "-"
 
 
 def diagnosed(found: Any, values: Values) -> str:

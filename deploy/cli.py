@@ -195,7 +195,7 @@ def _add_session(parser: argparse.ArgumentParser, *, plan: bool = True) -> None:
         option.add_to(group)
     if plan:
         group.add_argument("--plan", action="store_true", help="show what would be done, and stop")
-    group.add_argument("--quiet", action="store_true", help="say nothing but errors")
+    group.add_argument("--quiet", action="store_true", help="say nothing but answers, warnings and errors")
 
 
 def verb_parser(verb: Verb) -> argparse.ArgumentParser:

@@ -33,7 +33,7 @@ class Session:
     plan : bool
         Print what would be done, and stop.
     quiet : bool
-        Say nothing but errors.
+        Say nothing but answers, warnings and errors.
     """
 
     workers: int | None = None

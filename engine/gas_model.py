@@ -258,7 +258,8 @@ def _coefficients(fit: xr.Dataset, target: str, regions: Sequence[str]) -> dict[
             if region not in known:
                 raise InputError(
                     f"`fit` has coefficients for the regions {', '.join(known)}, not for {region!r}; give `region` as "
-                    "it was given to the fit: a mapping of these names to conditions."
+                    "it was given to the fit: a mapping of these names to conditions "
+                    f"(--region {known[0]}=WHERE, once for each)."
                 )
             here = values.sel(region=region)
         numbers = np.asarray(here.transpose("template").values, np.float64)

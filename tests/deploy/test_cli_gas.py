@@ -337,6 +337,10 @@ def test_residuals_are_tables(sky: str, capsys: pytest.CaptureFixture[str]) -> N
     assert re.search(r"^sigma, 20\.0 \[K\] +\d\.\d+ +\d\.\d+$", said, re.MULTILINE)
     said = say(["slopes", sky, *shared, "--jackknife", "4"], capsys)
     assert re.search(r"^verdict +\S+ +\S+", said, re.MULTILINE)
+    assert cli.main(["slopes", sky, "--fit", fit]) == 2
+    assert "(--region ngc=WHERE, once for each)" in capsys.readouterr().err
+    said_of_nothing = say(["slopes", sky, *shared, "--jackknife", "4", "--reject", "0.999", "--tolerance", "0"], capsys)
+    assert re.search(r"^consistent +- +-$", said_of_nothing, re.MULTILINE)
     python = sm.slopes(sky, fit=fit, mask="mask", jackknife=4, region={"ngc": "b > 0", "sgc": "b < 0"}).run(
         progress=False
     )

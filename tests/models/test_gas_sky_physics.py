@@ -7,6 +7,7 @@ from functools import cache
 import healpy as hp
 import numpy as np
 import pytest
+from skymill.chunking.errors import InputError
 from skymill.chunking.tiling import Tiling
 from skymill.engine.pixel_window import pixel_window
 from skymill.models.emission import planck, planck_derivative
@@ -240,3 +241,9 @@ def test_molecules_are_where_there_is_much_gas_and_shine():
     assert molecules[high].mean() < 0.1 * molecules.mean()
     noise = whole("nh2", sky) - molecules
     np.testing.assert_allclose(noise[high], whole("nh2", plain)[high], atol=1e-5)
+
+
+def test_a_first_cloud_without_dust_is_told():
+    """Gas that shines in proportion to it, and the reddening, would be zero over zero."""
+    with pytest.raises(InputError, match="first cloud must be above 0"):
+        GasSky(emissivities=(0.0, 0.3, 0.2))

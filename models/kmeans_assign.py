@@ -71,7 +71,7 @@ def _given(voxels: Voxels, lines: Lines) -> Sums:
     for first in range(0, voxels.blocks, size):
         slab = slice(first, min(first + size, voxels.blocks))
         possible, nearest = _possible(voxels, lines, slab)
-        candidates = possible.view(np.uint8).sum(axis=0, dtype=np.uint8 if clusters < 256 else np.uint16)
+        candidates: Whole = possible.view(np.uint8).sum(axis=0, dtype=np.min_scalar_type(clusters))
         count = voxels.count[slab].reshape(-1)
         full = count == BLOCK
         _settle(voxels, nearest, np.flatnonzero(full & (candidates == 1)), slab, sums)

@@ -171,7 +171,8 @@ def _overview() -> str:
         *(f"  {name:<{width}}  {summaries[name]}" for name in names),
         "",
         "skymill COMMAND --help shows the options of one. Every verb takes --plan, which shows what it would do.",
-        "Exit codes: 0 done, 1 a run that could not finish (the same command continues it), 2 refused as given.",
+        "Exit codes: 0 done, 1 a run that could not finish (the same command continues it), 2 refused as given,",
+        "130 interrupted (the same command continues).",
     ]
     return "\n".join(lines)
 

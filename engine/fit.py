@@ -222,7 +222,8 @@ def fit(
             for line in said[:_MOST_LINES]:
                 log.warning("%s", line)
             if len(said) > _MOST_LINES:
-                log.warning("%d more lines of this kind are in the attribute `statement`.", len(said) - _MOST_LINES)
+                where_more = "attribute `statement`" if folder is None else f"statement of {folder}"
+                log.warning("%d more such lines are in the %s.", len(said) - _MOST_LINES, where_more)
         as_before = known is not None
         if request.maps:
             written = json.dumps({"store": into.address, "kinds": request.maps})

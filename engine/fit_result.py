@@ -375,7 +375,8 @@ def _about_errors(request: FitRequest, fit: RegionFit, band: int, name: str) -> 
         digits = 1 if ratio[large[0]] >= 1.95 else 2
         parts = [f"{ratio[place]:.{digits}f} for {request.coefficients[place]}" for place in large[:MOST_SAID]]
         parts[0] = parts[0].replace(" for", " times as large for", 1)
-        more = f", less for {len(large) - MOST_SAID} others" if len(large) > MOST_SAID else ""
+        rest = len(large) - MOST_SAID
+        more = f", less for {rest} {'other' if rest == 1 else 'others'}" if rest > 0 else ""
         listed = ", ".join(parts) + more
         # Which of the two it is, sums over super-pixels do not tell.
         plain_noise = "residuals are alike in neighbours, or larger where templates are"

@@ -137,7 +137,7 @@ def make_directory(out_dir: str | os.PathLike[str]) -> Path:
     Raises
     ------
     InputError
-        If it is no folder of this machine, or cannot be made or written to.
+        If it is no folder of this machine, is a sky store, or cannot be made or written to.
     """
     if not os.fspath(out_dir) or "://" in os.fspath(out_dir):
         raise InputError(f"`out_dir` {os.fspath(out_dir)!r} came; give the name of a folder on this machine.")
@@ -146,6 +146,8 @@ def make_directory(out_dir: str | os.PathLike[str]) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"`out_dir` {folder} cannot be made ({error.strerror}); give a folder to write to.") from error
+    if (folder / "zarr.json").exists():
+        raise InputError(f"`out_dir` {folder} is a store of maps; give another folder for what is not a map.")
     if not os.access(folder, os.W_OK):
         raise InputError(f"`out_dir` {folder} cannot be written to; give a folder that can.")
     return folder

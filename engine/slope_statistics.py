@@ -239,7 +239,7 @@ class SlopeFound:
     gas_spread : float
         Standard deviation of r(gas).
     verdict : Verdict or None
-        None where a slope or an error is not known.
+        None where a slope or an error is not known, or errors come from no more blocks than slopes.
     """
 
     pixels: int
@@ -256,7 +256,7 @@ class SlopeFound:
 
 
 def measure_slopes(
-    moments: BlockMoments, rule: SlopeRule, expected: Sequence[Fingerprint], judge: Mapping[str, float], *, blocks: bool
+    moments: BlockMoments, rule: SlopeRule, expected: Sequence[Fingerprint], judge: Mapping[str, Any], *, blocks: bool
 ) -> SlopeFound:
     """Return the slopes of one region, their errors, and what they say.
 
@@ -282,10 +282,12 @@ def measure_slopes(
         of_slopes = jackknife(rule.slopes(*moments.left_out()))
     error = np.sqrt(np.diagonal(of_slopes))
     verdict = None
-    if np.isfinite(slope).all() and np.isfinite(of_slopes).all():
-        more: dict[str, float] = {}
+    patches = moments.keys.size if blocks else None
+    enough = patches is None or patches > len(slope)
+    if enough and np.isfinite(slope).all() and np.isfinite(of_slopes).all():
+        more: dict[str, Any] = {"patches": patches}
         if rule.third:
-            more = {"third_slope": slope[1], "third_error": error[1], "covariance": of_slopes[0, 1]}
+            more |= {"third_slope": slope[1], "third_error": error[1], "covariance": of_slopes[0, 1]}
         verdict = classify(expected, float(slope[0]), float(error[0]), **more, **judge)
     return SlopeFound(
         pixels,

@@ -120,7 +120,7 @@ def slopes(
         Its run returns a Dataset: `slope`, `error`, `formal_error`, `correlation`, `scale` and `spread` (residual),
         `covariance` (residual, residual_2) of the slopes, `gas_spread`; `expected` (cause, residual), `chi2`,
         `probability` and `likelihood` (cause); `verdict`, a cause, "none of these", or "not measured" where a region is
-        too small to judge, and `consistent`, all that fit; `pixels` and `blocks`.
+        too small to judge, or has no more patches than slopes, and `consistent`, all that fit; `pixels` and `blocks`.
         With named regions every variable has a leading dimension `region`.
 
     Raises

@@ -265,7 +265,7 @@ class GasParts:
         if sky.sigma_beta or (sky.dbeta_dt and sky.sigma_temperature):
             change = np.exp(self._index_change() * np.log(FREQUENCIES[band] / PIVOT_GHZ))
             out = np.asarray(out * change, dtype=np.float32)
-        if sky.mean_polarization or sky.sigma_polarization:
+        if sky.mean_polarization:
             out = np.asarray(out / (1.0 + self._polarization()), dtype=np.float32)
         return out
 

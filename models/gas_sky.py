@@ -200,6 +200,11 @@ class GasSky:
             )
         if self.cib_spectrum is not None and not self.cib_i857:
             raise InputError("`cib_spectrum` came with `cib_i857` 0, against which the other bands are scaled.")
+        if self.sigma_polarization and not self.mean_polarization:
+            raise InputError(
+                f"`sigma_polarization` {self.sigma_polarization} came with `mean_polarization` 0: half of the sky "
+                "would be below 0. Give a mean too, such as 0.1."
+            )
         if 6.0 * self.sigma_temperature >= self.mean_temperature:
             raise InputError(
                 f"`sigma_temperature` {self.sigma_temperature} K came for a mean of {self.mean_temperature} K; some "
@@ -210,11 +215,11 @@ class GasSky:
     def default_maps(self) -> tuple[str, ...]:
         """The maps that are made where none is asked for: all but truths that are the same everywhere."""
         on = {
-            "p353": self.mean_polarization or self.sigma_polarization,
+            "p353": self.mean_polarization,
             "truth_temperature": self.sigma_temperature,
             "truth_beta": self.sigma_beta or (self.dbeta_dt and self.sigma_temperature),
             "truth_dust_to_gas": self.sigma_dust_to_gas,
-            "truth_polarization": self.mean_polarization or self.sigma_polarization,
+            "truth_polarization": self.mean_polarization,
             "truth_nh2": self.h2,
         }
         return tuple(name for name in MAPS if on.get(name, True) and self._has(name))

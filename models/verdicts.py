@@ -60,6 +60,7 @@ def classify(
     tolerance: float = 0.03,
     third_tolerance: float = 0.1,
     reject: float = 0.01,
+    patches: int | None = None,
 ) -> Verdict:
     """Return which cause fits the slopes.
 
@@ -81,12 +82,21 @@ def classify(
         (with 1.3 K 3.48 becomes 3.32, and of the anticorrelation 3.49 becomes 3.07).
     reject : float
         A cause fits where the probability of its chi^2 is at least this; the default is a guess.
+    patches : int, optional
+        Patches of sky that the errors come from, by leaving out each in turn; default, the errors are known.  Errors
+        from few patches are themselves hardly known: probability and likelihood then are those of Student's
+        distribution, or Hotelling's for two slopes.
 
     Raises
     ------
     InputError
         If slope or error are not finite, an error or a tolerance is negative, both error and tolerance are zero, or a
-        third slope came and no cause "temperature" that its tolerance is a part of.
+        third slope came and no cause "temperature" that its tolerance is a part of, or there are no more patches than
+        slopes.
+
+    References
+    ----------
+    Hotelling 1931, Ann. Math. Stat. 2, 360.
 
     Examples
     --------
@@ -105,6 +115,10 @@ def classify(
         if not math.isfinite(value) or (name.endswith("error") and value < 0):
             raise InputError(f"`{name}` {value!r} came; a finite number is expected, for an error one from 0 upwards.")
     check_limits(tolerance, third_tolerance, reject)
+    if patches is not None and patches <= len(numbers) // 2:
+        raise InputError(
+            f"errors from `patches` {patches} came for {len(numbers) // 2} slopes; give more patches than slopes."
+        )
     scale = 0.0
     if third_slope is not None:
         # Not of the largest slope of all causes: with a pivot near the high band that of beta has no bounds, and then
@@ -126,9 +140,14 @@ def classify(
                 [covariance, third_error**2 + (third_tolerance * scale) ** 2],
             ]
         chi2[each.cause] = _chi2(away, matrix)
-        probability[each.cause] = chi2_probability(chi2[each.cause], len(away))
+        probability[each.cause] = chi2_probability(chi2[each.cause], len(away), patches)
     best = min(chi2.values())
-    weights = {cause: math.exp(-0.5 * (value - best)) for cause, value in chi2.items()}
+    if patches is None:
+        weights = {cause: math.exp(-0.5 * (value - best)) for cause, value in chi2.items()}
+    else:
+        free = patches - 1
+        power = -0.5 * (free + len(numbers) // 2)
+        weights = {cause: ((free + value) / (free + best)) ** power for cause, value in chi2.items()}
     total = sum(weights.values())
     consistent = tuple(cause for cause in chi2 if probability[cause] >= reject)
     likeliest = min(chi2, key=lambda cause: chi2[cause])
@@ -156,7 +175,7 @@ def check_limits(tolerance: float, third_tolerance: float, reject: float) -> Non
         raise InputError(f"`reject` {reject!r} came; a probability between 0 and 1 is expected.")
 
 
-def chi2_probability(chi2: float, degrees: int) -> float:
+def chi2_probability(chi2: float, degrees: int, patches: int | None = None) -> float:
     """Return the probability of a chi^2 as large or larger, for one or two degrees of freedom.
 
     Parameters
@@ -165,13 +184,24 @@ def chi2_probability(chi2: float, degrees: int) -> float:
         From 0 upwards.
     degrees : int
         1 or 2.
+    patches : int, optional
+        Patches that its covariance is estimated from, more than `degrees`; default, it is known.
 
     Examples
     --------
     >>> round(chi2_probability(3.841, 1), 3), round(chi2_probability(5.991, 2), 3)
     (0.05, 0.05)
+    >>> round(chi2_probability(3.841, 1, patches=3), 3)  # Student's t of 1.96, 2 degrees of freedom
+    0.189
     """
-    return math.erfc(math.sqrt(chi2 / 2.0)) if degrees == 1 else math.exp(-chi2 / 2.0)
+    if patches is None:
+        return math.erfc(math.sqrt(chi2 / 2.0)) if degrees == 1 else math.exp(-chi2 / 2.0)
+    free = patches - 1
+    if degrees == 2:
+        return float((1.0 + chi2 / free) ** (-0.5 * (free - 1)))
+    from scipy.special import betainc
+
+    return float(betainc(0.5 * free, 0.5, free / (free + chi2)))
 
 
 def _chi2(away: Sequence[float], matrix: ArrayLike) -> float:

@@ -39,7 +39,7 @@ def sky(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Gas and dust at nside 16, and a fit of both caps in a folder beside it."""
     where = tmp_path_factory.mktemp("gas")
     store = str(where / "sky.zarr")
-    options = {"channels": 9, "sigma_temperature": 1.28, "sigma_polarization": 0.02}
+    options = {"channels": 9, "sigma_temperature": 1.28, "mean_polarization": 0.1, "sigma_polarization": 0.02}
     sm.simulate("gas", store, 16, seed=3, maps=MAPS, options=options).run(progress=False)
     region = {"ngc": "b > 0", "sgc": "b < 0"}
     plan = sm.fit(

@@ -398,6 +398,8 @@ def test_what_cannot_be_is_told(stores_of, tmp_path, skies):
         sm.reddening(coarse, ["nhi", "twice"]).run()
     with pytest.raises(InputError, match="folder on this machine"):
         sm.reddening(coarse, "nhi", out_dir="s3://bucket/page").run()
+    with pytest.raises(InputError, match="is a store of maps"):
+        sm.reddening(coarse, "nhi", out_dir=coarse).run()
     assert "ebv" not in stores.infos(coarse)
     with pytest.raises(InputError, match="nowhere"):
         sm.reddening(coarse, "nhi", region={"nowhere": "b > 30 and b < 20"}).run()

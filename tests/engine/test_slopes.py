@@ -235,6 +235,17 @@ def test_what_cannot_be_judged_is_not_called_a_cause_that_is_none_of_these(where
     assert str(found["consistent"].values) == ""
 
 
+def test_few_patches_make_a_careful_judge(where):
+    """Two patches give two slopes no verdict, and one the probability of Student's t with one degree of freedom."""
+    options = {"fit": sky.known_fit(), "jackknife": 1, "region": "0 < l < 180 and b > 45"}
+    one, both = sm.slopes(where, **options).run(), sm.slopes(where, third="i100um", **options).run()
+    assert int(one["blocks"]) == int(both["blocks"]) == 2
+    assert np.isfinite(both["error"]).all()
+    assert str(both["verdict"].values) == "not measured"
+    want = 1 - 2 / np.pi * np.arctan(np.sqrt(one["chi2"].values))
+    np.testing.assert_allclose(one["probability"].values, want, rtol=1e-9)
+
+
 def test_too_few_pixels_or_patches_are_told(where):
     with pytest.raises(InputError, match="are needed"):
         sm.slopes(where, fit=sky.known_fit(), region="b > 89.9 and b < 89.91").run()

@@ -365,7 +365,7 @@ CHANGES = {
     "sigma_beta": (0.1, {}, "i857"),
     "dbeta_dt": (-0.1, {"sigma_temperature": 1.0}, "i857"),
     "mean_polarization": (0.2, {}, "p353"),
-    "sigma_polarization": (0.1, {}, "i545"),
+    "sigma_polarization": (0.1, {"mean_polarization": 0.2}, "i545"),
     "correlation_length": (1.0, {"sigma_temperature": 1.0}, "truth_temperature"),
     "reddening": (9.0, {}, "truth_ebv"),
     "sfd_factor": (1.0, {}, "ebv_sfd"),

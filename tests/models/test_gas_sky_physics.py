@@ -169,6 +169,8 @@ def test_the_emissivity_index_turns_at_353_ghz():
 
 @pytest.mark.parametrize("band", BANDS)
 def test_polarised_emission_obeys_its_equations(band):
+    with pytest.raises(InputError, match="Give a mean too"):
+        GasSky(sigma_polarization=0.03)
     sky = GasSky(seed=8, mean_polarization=0.1, sigma_polarization=0.03, **QUIET)
     offset = getattr(sky, f"offset_{band}")
     gas = whole(band, GasSky(seed=8, **QUIET)) - offset

@@ -170,6 +170,38 @@ def test_the_limit_of_rejection_matters():
     assert classify(fingerprints(), 0.45, 0.02, reject=0.001).cause == "temperature"
 
 
+@pytest.mark.parametrize("third", [False, True])
+def test_errors_from_few_patches_reject_less(third):
+    """Against Student's and Hotelling's distributions, by drawing patches; many patches are as if errors were known."""
+    rng = np.random.default_rng(5)
+    patches, slopes = 4, 2 if third else 1
+    truth = fingerprints()[0]
+    centre = np.array([truth.slope, truth.third_slope])[:slopes]
+    probability = []
+    for _ in range(4000):
+        drawn = centre + rng.normal(size=(patches, slopes)) * [0.2, 1.5][:slopes]
+        covariance = np.atleast_2d(np.cov(drawn.T)) / patches
+        found, error = drawn.mean(axis=0), np.sqrt(np.diagonal(covariance))
+        more = {"third_slope": found[1], "third_error": error[1], "covariance": covariance[0, 1]} if third else {}
+        options = {"tolerance": 0.0, "third_tolerance": 0.0, "patches": patches, **more}
+        probability.append(classify(fingerprints(), found[0], error[0], **options).probability["temperature"])
+    for level in (0.05, 0.3, 0.7):
+        assert np.mean(np.array(probability) < level) == pytest.approx(
+            level, abs=4 * np.sqrt(level * (1 - level) / 4000)
+        )
+    known, many = (classify(fingerprints(), 0.5, 0.05, patches=number) for number in (None, 10**7))
+    for kind in ("probability", "likelihood"):
+        for cause, value in getattr(known, kind).items():
+            assert getattr(many, kind)[cause] == pytest.approx(value, rel=1e-3, abs=1e-12)
+    few = classify(fingerprints(), 0.68, 0.02, patches=3)
+    assert few.cause == "temperature"
+    assert few.likelihood["beta"] > classify(fingerprints(), 0.68, 0.02).likelihood["beta"]
+    with pytest.raises(InputError, match="more patches than slopes"):
+        classify(fingerprints(), 0.68, 0.02, patches=1)
+    with pytest.raises(InputError, match="more patches than slopes"):
+        classify(fingerprints(), 0.68, 0.02, third_slope=1.0, third_error=0.1, patches=2)
+
+
 @pytest.mark.parametrize("pivot", [200.0, 353.0, 800.0])
 def test_the_tolerance_of_the_third_slope_is_a_part_of_that_of_temperature(pivot):
     found = fingerprints(pivot_ghz=pivot)

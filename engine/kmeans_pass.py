@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     from .kmeans_request import KmeansRequest
 
 type Floats = NDArray[np.float64]
+
+# A pass that is shorter is sent out in as few tasks as there are threads: each takes some 5 ms of the scheduler.  In a
+# longer one, several tasks a thread let idle workers help.
+_BRISK_SECONDS = 2.0
+_EACH_ALONE = 2**31
 
 
 class _Kept:
@@ -149,6 +155,7 @@ class OverTiles:
     run: Run
     pixels: int = field(default=0, init=False)  # with voxels; known after `moments`
     _moments: list[Moments] = field(default_factory=list, init=False)
+    _tasks: int = field(default=_EACH_ALONE, init=False)  # a thread; until voxels are kept, a tile is a task
 
     @property
     def channels(self) -> VelocityAxis:
@@ -197,7 +204,8 @@ class OverTiles:
     ) -> dict[int, S]:
         """Return what a task makes of each tile; iterations are too short for a bar of their own."""
         begin: dict[int, S] = {}
-        return reduce_tiles(
+        began = time.perf_counter()
+        found = reduce_tiles(
             _Work(self.source, task),
             store=self.source.cube.store,
             names=(),
@@ -208,8 +216,10 @@ class OverTiles:
             threads=self.run.worker.threads,
             progress=progress,
             label=label,
-            homing=bool(self.source.budget),
+            tasks_a_thread=self._tasks if self.source.budget else None,
         )
+        self._tasks = 1 if time.perf_counter() - began < _BRISK_SECONDS else 3
+        return found
 
 
 def _both[S](left: dict[int, S], right: dict[int, S]) -> dict[int, S]:

@@ -14,7 +14,7 @@ from . import ledger
 from .mapping import make_executor
 from .plan import Run
 from .progress import Progress
-from .window import ThreadsExecutor, run_window
+from .window import TASKS_PER_THREAD, ThreadsExecutor, run_window
 from .worker import Worker
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def reduce_tiles[S](
     label: str = "reduce",
     cubes: bool = False,
     verify: ledger.Verify = "always",
-    homing: bool = False,
+    tasks_a_thread: int | None = None,
 ) -> S:
     """Return the merged statistic of all tiles.
 
@@ -96,10 +96,10 @@ def reduce_tiles[S](
         Whether the kernel knows what to do with cubes; otherwise they are refused.
     verify : {"always", "once"}
         How often a process holds a tile against the ledger, see `ledger.read_held`.
-    homing : bool
-        On a cluster, tasks take several tiles, as many as leave each thread a few tasks, and a tile goes to the same
-        worker in every reduction: for kernels that keep in memory what they have read, and take less time than Dask
-        takes for a task.
+    tasks_a_thread : int, optional
+        On a cluster, tasks take several tiles, so many that each thread has no more tasks than this, and a tile goes to
+        the same worker in every reduction, whatever the number: for kernels that keep in memory what they have read,
+        and that take less time than Dask takes for a task.  Default, a task is a tile, and goes anywhere.
 
     Raises
     ------
@@ -122,13 +122,12 @@ def reduce_tiles[S](
     if names:  # otherwise the kernel reads for itself, and has looked
         stores.require_maps(where, names, cubes=cubes)
     going = sorted(stores.observed_tiles(where, names) if tiles is None else tiles)
-    worker = Worker.here(threads) if client is None else Worker.from_client(client)
-    run = Run(client, worker, progress)
+    run = Run(client, Worker.here(threads), progress)
     task = ReduceTask(kernel, where, tuple(names), verify)
     merged: list[S] = [] if initial is None else [initial]
     early: dict[int, S] = {}
     position = 0
-    executor = make_executor(run, homing=homing)
+    executor = make_executor(run, homing=tasks_a_thread is not None)
 
     def handle(tiles: tuple[int, ...], statistics: list[S]) -> None:
         # Tasks arrive in any order; what is early waits, a window's worth at most.
@@ -142,8 +141,11 @@ def reduce_tiles[S](
             bar.advance()
 
     try:
-        several = -(-len(going) // executor.slots()) if homing and client is not None else 1
-        groups = [tuple(going[first : first + several]) for first in range(0, len(going), several)]
+        several = len(going)
+        if tasks_a_thread is not None and client is not None:
+            several = min(several, tasks_a_thread * executor.slots() // TASKS_PER_THREAD)
+        # Neighbours are alike, and so is what they take: each task has some of everywhere.
+        groups = [tuple(going[first::several]) for first in range(several)]
         with Progress(label, len(going), progress) as bar:
             failed = run_window(_Several(task), groups, executor, handle)
     finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import queue
 import time
 from collections import deque
@@ -15,6 +16,7 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
+from weakref import WeakKeyDictionary
 
 from ..chunking.errors import DiskFullError, InputError, RunError
 from .worker import workers_of
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 TASKS_PER_THREAD = 3  # one running, one whose arguments are there, one on its way
 PATIENCE_SECONDS = 30.0  # how long a cluster may be without any worker
 RETRIES = 2
+_SECONDS_BETWEEN_QUESTIONS = 1.0  # to the scheduler, of who is there
 
 
 class Executor(Protocol):
@@ -104,7 +107,7 @@ class DaskExecutor:
 
     def _refresh(self) -> None:
         """Ask once a second who is there; workers may join and leave."""
-        if time.monotonic() - self._asked < 1.0:
+        if time.monotonic() - self._asked < _SECONDS_BETWEEN_QUESTIONS:
             return
         self._asked = time.monotonic()
         known: list[dict[str, Any]] = []
@@ -112,7 +115,7 @@ class DaskExecutor:
         if self._alive():
             # Without an answer the connection broke, and the client does not know it yet.
             with contextlib.suppress(RunError):
-                known = workers_of(self._client, timeout=self._patience)
+                known = _recently(self._client, self._patience)
                 self._answers = True
         self._paused = bool(known)
         workers = self._suitable([worker for worker in known if _at_work(worker)])
@@ -172,6 +175,19 @@ class DaskExecutor:
     def lost(self) -> bool:
         """Return whether the scheduler is out of reach."""
         return not self._alive()
+
+
+# When the scheduler of a client was asked last, and its answer: one short run follows the other.
+_ANSWERS: WeakKeyDictionary[Client, tuple[float, list[dict[str, Any]]]] = WeakKeyDictionary()
+
+
+def _recently(client: Client, patience: float) -> list[dict[str, Any]]:
+    """Return what the scheduler knows of every worker, or knew less than a second ago."""
+    asked, known = _ANSWERS.get(client, (-math.inf, []))
+    if time.monotonic() - asked >= _SECONDS_BETWEEN_QUESTIONS:
+        asked, known = time.monotonic(), workers_of(client, timeout=patience)
+        _ANSWERS[client] = asked, known
+    return known
 
 
 def _at_work(worker: dict[str, Any]) -> bool:

@@ -23,6 +23,8 @@ print(json.dumps({{"seconds": seconds, "peak": peak_memory(), "found": {found}}}
 def in_fresh_processes(work: str, *, setup: str = "", found: str = "None", repeats: int = 1) -> dict[str, Any]:
     """Run some lines in fresh processes; return the median of their seconds, their largest peak, and what they found.
 
+    "found" is what the last one found, "every" what each did.
+
     Parameters
     ----------
     work : str
@@ -44,4 +46,5 @@ def in_fresh_processes(work: str, *, setup: str = "", found: str = "None", repea
         "seconds": statistics.median(run["seconds"] for run in runs),
         "peak": max(run["peak"] for run in runs),
         "found": runs[-1]["found"],
+        "every": [run["found"] for run in runs],
     }

@@ -55,8 +55,8 @@ def test_nothing_to_go_over_is_an_error(sky):
         reduce_tiles(tile_numbers, store=sky, names=["nothing"], merge=max)
 
 
-def fails_at_seven(tile, inputs):
-    if tile == 7:
+def fails_at_eight(tile, inputs):
+    if tile == 8:
         raise ValueError("never")
     return (tile,)
 
@@ -89,13 +89,17 @@ class Sent:
 def test_tasks_of_a_cluster_take_several_tiles_and_go_home(sky):
     options = {"store": sky, "names": BANDS, "merge": lambda a, b: a + b}
     client = Sent(b=1, a=1)
-    merged = reduce_tiles(tile_numbers, client=client, homing=True, **options)
+    merged = reduce_tiles(tile_numbers, client=client, tasks_a_thread=2, **options)
     assert merged == (0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11)
-    # 11 tiles in at most 3 tasks a thread; those at the same place go to the same worker, or to one that is idle
-    sent = [((0, 1), "a"), ((2, 3), "b"), ((4, 6), "a"), ((7, 8), "b"), ((9, 10), "a"), ((11,), "b")]
+    # Every fourth tile to one task; those at the same place go to the same worker, or to one that is idle.
+    sent = [((0, 4, 9), "a"), ((1, 6, 10), "b"), ((2, 7, 11), "a"), ((3, 8), "b")]
     assert client.tasks == [(tiles, [worker], True) for tiles, worker in sent]
-    reduce_tiles(tile_numbers, client=client, homing=True, **options)
-    assert client.tasks[6:] == client.tasks[:6]
+    homes = {tile: worker for tiles, worker in sent for tile in tiles}
+    for tasks, count in ((1, 2), (3, 6), (100, 11)):
+        client.tasks.clear()
+        assert reduce_tiles(tile_numbers, client=client, tasks_a_thread=tasks, **options) == merged
+        assert len(client.tasks) == count
+        assert {tile: worker for tiles, (worker,), _ in client.tasks for tile in tiles} == homes
     client.tasks.clear()
     reduce_tiles(tile_numbers, client=client, **options)
     assert client.tasks == [((tile,), None, None) for tile in merged]
@@ -103,7 +107,7 @@ def test_tasks_of_a_cluster_take_several_tiles_and_go_home(sky):
 
 def test_workers_with_more_threads_are_home_to_more_tiles(sky):
     client = Sent(a=1, b=3)
-    reduce_tiles(tile_numbers, client=client, homing=True, store=sky, names=BANDS, merge=lambda a, b: a + b)
+    reduce_tiles(tile_numbers, client=client, tasks_a_thread=3, store=sky, names=BANDS, merge=lambda a, b: a + b)
     homes = [worker for _, (worker,), _ in client.tasks]
     assert len(homes) == 11
     assert homes[:8] == ["a", "b", "b", "b"] * 2
@@ -111,8 +115,10 @@ def test_workers_with_more_threads_are_home_to_more_tiles(sky):
 
 def test_a_tile_that_keeps_failing_among_several_is_told(sky):
     options = {"store": sky, "names": BANDS, "merge": lambda a, b: a + b}
-    with pytest.raises(errors.RunError, match=r"one of the tiles 7, 8 of .* cannot be reduced: ValueError: never"):
-        reduce_tiles(fails_at_seven, client=Sent(a=2), homing=True, **options)
+    with pytest.raises(
+        errors.RunError, match=r"one of the tiles 1, 4, 8, 11 of .* cannot be reduced: ValueError: never"
+    ):
+        reduce_tiles(fails_at_eight, client=Sent(a=3), tasks_a_thread=1, **options)
 
 
 def test_homing_changes_no_bit(sky):
@@ -120,4 +126,4 @@ def test_homing_changes_no_bit(sky):
     alone = reduce_tiles(sums, threads=1, **options)
     with connect(workers=2, threads=1) as client:
         kernel = lambda t, i: float(np.nansum(i["i160"] / np.float32(3)))  # noqa: E731
-        assert [reduce_tiles(kernel, client=client, homing=True, **options) for _ in range(2)] == [alone, alone]
+        assert [reduce_tiles(kernel, client=client, tasks_a_thread=2, **options) for _ in range(2)] == [alone, alone]

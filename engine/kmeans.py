@@ -24,6 +24,8 @@ from ..models.kmeans import (
     cluster_voxels,
     merged_moments,
 )
+from ..models.kmeans_assign import bytes_of_statistics
+from ..models.kmeans_voxels import BLOCK
 from .arguments import checked
 from .kmeans_maps import cluster_names, look_bytes, maps_plan
 from .kmeans_pass import OverTiles, Source
@@ -251,15 +253,13 @@ def task_memory(request: KmeansRequest, options: KmeansOptions) -> dict[str, int
     npix, channels = request.cube.tiling.tile_npix, len(request.cube.velocity)
     # k-means|| looks at up to 10 k centres at once; greedy k-means++ at the centres with one more.
     centres = 10 * options.k + 1 if options.init == "parallel" else options.k + 1
-    rows = -(-npix // 128) * channels
+    blocks = -(-npix // BLOCK)
     return {
         "inputs": request.tile_bytes,
         "codecs": 4 * npix * channels,
         "positions": 80 * npix + (BLOCK_BYTES if request.used.selection.needs_positions else 0),
         "voxels": bytes_of_voxels(npix, channels),
-        "distances": rows * (2 * centres + 64)
-        + min(rows, 512 * channels) * 8 * (3 * centres + 4)
-        + look_bytes(channels),
+        "distances": bytes_of_statistics(centres, channels, blocks) + 64 * blocks * channels + look_bytes(channels),
     }
 
 

@@ -26,6 +26,8 @@ _SLAB = 512
 _PRODUCTS = 4096  # blocks times centres
 # Where a bound is this close, relative to the distances themselves, rounding could have made it: look.
 _MARGIN = 1e-11
+# Of temporaries, where every centre is a candidate everywhere: measured.
+_BYTES_A_CANDIDATE, _BYTES_A_ROW = 240, 120
 # Calls as short as those below pass the lock of the interpreter to and fro, so that several threads are slower together
 # than one alone (measured: 1.3 times with two, 1.7 times with four).  They take turns, and meanwhile others can read.
 _TURN = threading.Lock()
@@ -63,11 +65,33 @@ def statistics(voxels: Voxels, scaling: Scaling, centres: Floats) -> Statistics:
     )
 
 
+def bytes_of_statistics(clusters: int, channels: int, blocks: int) -> int:
+    """Return the bytes that `statistics` takes beside its voxels, at most.
+
+    Parameters
+    ----------
+    clusters, channels, blocks : int
+        Of centres, and of the voxels.
+
+    Examples
+    --------
+    >>> bytes_of_statistics(3, 41, 512) < 30_000_000
+    True
+    """
+    size = min(blocks, _blocks_at_once(clusters))
+    rows = size * channels
+    return rows * (_BYTES_A_CANDIDATE * clusters + _BYTES_A_ROW) + 8 * BLOCK * clusters * size + Room.nbytes
+
+
+def _blocks_at_once(clusters: int) -> int:
+    return max(1, min(_SLAB, _PRODUCTS // clusters))
+
+
 def _given(voxels: Voxels, lines: Lines) -> Sums:
     """Return the sums of all voxels, each given to the nearest centre."""
     clusters, channels = lines.offset.shape
     sums = Sums(clusters, channels)
-    size = max(1, min(_SLAB, _PRODUCTS // clusters))
+    size = _blocks_at_once(clusters)
     for first in range(0, voxels.blocks, size):
         slab = slice(first, min(first + size, voxels.blocks))
         possible, nearest = _possible(voxels, lines, slab)

@@ -1,7 +1,7 @@
 """Voxels looked at one by one: those of rows that lie between several centres.
 
 A row is a block of pixels in a channel.  Rows go together in slices that stay in the cache, whatever their candidates
-are: a slice takes few and long calls, which threads can take side by side.
+are: few and long calls of NumPy.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from .kmeans_voxels import BLOCK, Floats, Voxels
 
 type Whole = NDArray[np.intp]
 
-_ROWS = 512
+# Voxels of a pixel are counted in a byte, by so many rows at a time, and a slice is twice as many.
+_COUNTED = 255
+_ROWS = 2 * _COUNTED
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,8 @@ class Candidates:
 class Room:
     """Arrays for the temporaries of `look`, which would otherwise be given back to the system and fetched again."""
 
+    nbytes = _ROWS * BLOCK * (4 + 5 * 8 + 1 + 2)
+
     def __init__(self) -> None:
         shape = (_ROWS, BLOCK)
         self.stored = np.empty(shape, np.float32)
@@ -148,14 +152,12 @@ class _Look:
         channel = self.channel[row]
         self.slope = lines.slope[cluster, channel] - lines.slope[self.first, channel]
         self.offset = lines.offset[cluster, channel] - lines.offset[self.first, channel]
-        # Rows of one block between the same two count its pixels together, within a slice.
+        # Rows of one block between the same two count its pixels together.
         self.begins = np.ones(row.size, np.bool_)
         self.begins[1:] = (np.diff(self.block[row]) != 0) | (np.diff(cluster) != 0) | (np.diff(self.first) != 0)
-        # The voxels of a pixel are counted in a byte.
-        self.begins |= channel % 255 == 0
         self.starts = np.cumsum((0, *self.having)).tolist()
         for start, stop in itertools.pairwise(self.starts):
-            self.begins[start:stop:_ROWS] = True
+            self.begins[start:stop:_COUNTED] = True
         self.number, self.amount = np.empty(row.size), np.empty(row.size)
         self.runs: list[tuple[Whole, Floats]] = []  # entries where they begin, and sums over them
 
@@ -232,7 +234,7 @@ class _Look:
         size = len(mine)
         if there is not None:
             mine &= there[:size]
-        # True is a byte of 1: words of eight are added at once, and none carries over.
+        # True is a byte of 1, and none of the bytes of a word carries over: eight cells are added at once.
         words = mine.view(np.uint64)
         self.number[entries] = np.bitwise_count(words).sum(axis=1)
         share = self.room.other[:size]

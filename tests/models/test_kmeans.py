@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -93,6 +94,11 @@ def test_same_centres_as_scikit_learn(seed, cells, channels, k, gaps, options):
     np.testing.assert_array_equal(found.numbers, np.bincount(known.labels_, minlength=k))
 
 
+def nothing_settled(voxels, lines, slab):
+    rows = voxels.count[slab].size
+    return np.ones((len(lines.offset), rows), np.bool_), np.zeros(rows, np.intp)
+
+
 @pytest.mark.parametrize("weights", [(1, 1, 1, 1, 1), (1, 1, 1, 5, 0.2), (0, 0, 1, 0, 4)])
 def test_bounds_settle_nothing_wrongly(weights, monkeypatch):
     voxels, _, _, _ = sample(3, 3000, gaps=0.01)
@@ -100,20 +106,46 @@ def test_bounds_settle_nothing_wrongly(weights, monkeypatch):
     centres = np.random.default_rng(1).normal(size=(7, 5)) * weights
     fast = kmeans_assign.statistics(voxels, scaling, centres)
     looked = kmeans_assign.statistics  # and with bounds that settle nothing, so that every voxel is looked at
-    monkeypatch.setattr(
-        kmeans_assign,
-        "_possible",
-        lambda voxels, lines, slab: (
-            np.ones((len(lines.offset), voxels.count[slab].size), np.bool_),
-            np.zeros(voxels.count[slab].size, np.intp),
-        ),
-    )
+    monkeypatch.setattr(kmeans_assign, "_possible", nothing_settled)
     slow = looked(voxels, scaling, centres)
     assert fast.same_labels(slow)
     np.testing.assert_allclose(fast.columns, slow.columns, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(fast.vectors, slow.vectors, rtol=0, atol=1e-9)
     label = km.labels(voxels, scaling, centres)
     np.testing.assert_array_equal(fast.counts, [(label == cluster).sum(axis=1) for cluster in range(7)])
+
+
+@pytest.mark.parametrize("gaps", [0.0, 0.02])
+def test_many_channels_are_counted_right(gaps, monkeypatch):
+    """More voxels of a pixel between the same two centres than a byte holds."""
+    voxels, plain, _, _ = sample(6, 2 * BLOCK, 900, gaps)
+    scaling = km.Scaling.of(voxels.moments, km.weights_of(None))
+    centres = np.random.default_rng(2).normal(size=(3, 5))
+    monkeypatch.setattr(kmeans_assign, "_possible", nothing_settled)
+    found = kmeans_assign.statistics(voxels, scaling, centres)
+    points = scaling.scaled(plain)
+    label = ((points[:, None] - centres) ** 2).sum(axis=2).argmin(axis=1)
+    for cluster in range(3):
+        assert found.numbers[cluster] == (label == cluster).sum()
+        np.testing.assert_allclose(found.vectors[cluster], plain[label == cluster, :3].sum(axis=0), rtol=1e-10)
+
+
+@pytest.mark.parametrize(("k", "channels"), [(2, 41), (7, 41), (40, 10), (300, 5)])
+def test_temporaries_take_what_is_told(k, channels, monkeypatch):
+    voxels, _, _, _ = sample(7, 600 * BLOCK, channels)
+    scaling = km.Scaling.of(voxels.moments, WEIGHTS)
+    centres = np.random.default_rng(3).normal(size=(k, 5))
+    told = kmeans_assign.bytes_of_statistics(k, channels, voxels.blocks)
+    for possible in (kmeans_assign._possible, nothing_settled):
+        monkeypatch.setattr(kmeans_assign, "_possible", possible)
+        tracemalloc.start()
+        try:
+            kmeans_assign.statistics(voxels, scaling, centres)
+            peak = tracemalloc.get_traced_memory()[1] + kmeans_assign.Room.nbytes
+        finally:
+            tracemalloc.stop()
+        assert peak < told
+    assert told < 3 * peak
 
 
 def test_most_blocks_are_settled_without_a_look():

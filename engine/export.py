@@ -26,6 +26,7 @@ from .mapping import make_executor, set_aside_error
 from .plan import Plan, Run
 from .progress import Progress
 from .records import RunReport, TileRecord
+from .stages import accounted
 from .targets import observed_in_any
 from .window import ThreadsExecutor, run_window
 from .worker import Worker, parse_bytes, peak_memory
@@ -178,8 +179,12 @@ def export(
     width = sum(np.dtype(column.dtype).itemsize for column in columns)
 
     def execute(run: Run) -> RunReport:
-        began = time.perf_counter()
         report = RunReport("export", str(final))
+        with accounted(report, plan, run):
+            fill(run, report)
+        return report
+
+    def fill(run: Run, report: RunReport) -> None:
         first_rows: dict[int, int] = {}
         rows = tiling.npix
         going = tiles
@@ -215,9 +220,6 @@ def export(
         finally:
             Path(temporary).unlink(missing_ok=True)
         report.records.sort(key=lambda record: record.tile)
-        report.planned_memory = plan.process_memory(run.worker)
-        report.seconds["wall"] = time.perf_counter() - began
-        return report
 
     plan = Plan(
         verb="export",

@@ -170,6 +170,9 @@ def profiles_figure(found: xr.Dataset, *, label: str, unit: str, units: Mapping[
         style(axes, x=f"{name} [{written(own)}]" if own not in ("", "1") else name)
         if place % columns == 0:
             axes.set_ylabel(f"{label} [{unit}]", fontsize=LABEL_SIZE, color=INK)
+    if not below:  # room for the legends, which would hide error bars
+        low, high = panels[0, 0].get_ylim()
+        panels[0, 0].set_ylim(low, high + 0.08 * found.sizes["region"] * (high - low))
     return figure
 
 

@@ -130,7 +130,7 @@ def reduce_tiles[S](
     executor = make_executor(run, homing=tasks_a_thread is not None)
 
     def handle(tiles: tuple[int, ...], statistics: list[S]) -> None:
-        # Tasks arrive in any order; what is early waits, a window's worth at most.
+        # Tasks arrive in any order; what is early waits: a window's worth at most, where a task is a tile.
         nonlocal position
         early.update(zip(tiles, statistics, strict=True))
         while position < len(going) and going[position] in early:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import faulty
 import pytest
+import skymill as sm
+from ppv import make_cube
 from skies import content
 from skymill.chunking import errors
 
@@ -40,3 +42,21 @@ def test_workers_killed_at_random_moments(tmp_path, seed, kills):
     assert not faulty.leftovers(sky)
     assert killed >= kills
     assert all("worker process died" in said or "has no workers" in said for said in words)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_workers_killed_that_keep_voxels(tmp_path, seed):
+    """Tasks of k-means go to the worker that has their voxels; when it is gone, to another, which reads them."""
+    sky = make_cube(tmp_path / "sky.zarr", 32, tile_nside=4)
+    options = {"k": 5, "seed": 3, "tolerance": 0.0, "n_init": 2, "max_iterations": 30, "out": None}
+    wanted = sm.kmeans(sky, "n_hi", **options).run(progress=False)
+    with faulty.cluster(workers=2) as client:
+        killer = faulty.WorkerKiller(client.cluster, 2, seed, pause=(0.2, 0.8))
+        killer.start()
+        try:
+            found = sm.kmeans(sky, "n_hi", **options).run(client, progress=False)
+        finally:
+            killed = killer.stop()
+    assert killed
+    for name in wanted.data_vars:
+        assert found[name].values.tobytes() == wanted[name].values.tobytes(), name

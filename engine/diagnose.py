@@ -24,11 +24,11 @@ from .plan import Plan, Run
 from .polarization import polarization
 from .profiles import profiles
 from .records import write_text
-from .region_pass import position_memory, reads_of, reduce_regions, refuse_nothing, tiles_with
+from .region_pass import pass_memory, reduce_regions, refuse_nothing, tiles_with
 from .report import make_directory
 from .selection import described
 from .slope_statistics import SlopeRequest
-from .slopes import FEWEST_PIXELS, slope_dataset, slope_plan, slope_request
+from .slopes import FEWEST_PIXELS, slope_dataset, slope_request
 from .temperature_statistics import Thermometer, temperature_dataset
 from .worker import Worker, parse_bytes
 
@@ -270,18 +270,14 @@ def diagnose(
         return done
 
     tiles = tiles_with(where, everything)
-    bytes_a_tile = 4 * tiling.tile_npix * len(reads_of(everything))
+    first = pass_memory(where, everything, (), 160)
+    further: list[tuple[Mapping[str, int], int]] = [(plan.memory, plan.read_bytes) for plan in profiled.values()]
     # Slopes and polarisation go over the tiles a second time, for what their figures show.
-    twice = [*([tested] if tested else []), *([slope_plan(request, _nothing)] if request else [])]
-    needs: list[Mapping[str, int]] = [
-        {
-            "inputs": bytes_a_tile,
-            "codecs": 12 * tiling.tile_npix,
-            "temporaries": 160 * tiling.tile_npix,
-            **position_memory(everything),
-        },
-        *(plan.memory for plan in (*profiled.values(), *twice)),
-    ]
+    if tested is not None:
+        further.append((tested.memory, 2 * tested.read_bytes))
+    if request is not None:
+        sloping = pass_memory(where, request.models, request.more, request.bytes_a_pixel)
+        further.append((sloping, 2 * sloping["inputs"] * len(tiles_with(where, request.models, request.more))))
     return Plan(
         "diagnose",
         folder,
@@ -289,10 +285,9 @@ def diagnose(
         Worker.here(threads, parse_bytes(memory)),
         todo=tiles,
         n_tiles=tiling.n_tiles,
-        read_bytes=bytes_a_tile * len(tiles)
-        + sum(plan.read_bytes for plan in profiled.values())
-        + 2 * sum(plan.read_bytes for plan in twice),
-        memory=max(needs, key=lambda sizes: sum(sizes.values())),  # one goes after the other
+        read_bytes=first["inputs"] * len(tiles) + sum(read for _, read in further),
+        # One pass goes after the other.
+        memory=max([first, *(parts for parts, _ in further)], key=lambda parts: sum(parts.values())),
         notes=[f"writes a report: index.html, report.json, figures of {', '.join(bands)}"],
     )
 
@@ -305,10 +300,6 @@ def _refuse_idle(polarized: Any, **options: Any) -> None:
                 f"`{name}` {value!r} came without `polarized`; give the map of the polarised intensity, or those of Q "
                 "and U, too."
             )
-
-
-def _nothing(run: Run) -> xr.Dataset:
-    raise NotImplementedError  # of a plan that only tells what it needs
 
 
 def _other_pixels(fit: xr.Dataset, mask: str | None, region: Any) -> list[str]:

@@ -18,6 +18,7 @@ from .fit_request import FitRequest, noise_facts, request_of, where_facts
 from .given_noise import Spectrum
 from .ledger import map_digest
 from .plan import RESERVED_BYTES, Plan, Run
+from .rings import largest_task
 from .targets import output_store
 from .worker import Worker, format_bytes, parse_bytes
 
@@ -342,8 +343,6 @@ def _correlated_plan(
     plan = _plan(request, folder, execute, worker, ahead)
     item = 4 * request.tiling.tile_npix
     gathering = {"inputs": item * len(request.reads), "codecs": 3 * item, "gathered": item * (len(request.values) + 8)}
-    from .rings import largest_task
-
     task = gathering if ahead is None else largest_task(gathering, ahead.memory)
     size = sum(solving.values())
     listed = ", ".join(f"{part} {format_bytes(each)}" for part, each in solving.items())
@@ -363,7 +362,6 @@ def _correlated_plan(
 
 def _plan(request: FitRequest, folder: str | None, execute: Any, worker: Worker, ahead: Plan[Any] | None) -> Plan[Any]:
     from .fit_pass import kernel_of, tiles_of
-    from .rings import largest_task
 
     tiles, tiling = tiles_of(request), request.tiling
     kernel = kernel_of(request)

@@ -78,6 +78,17 @@ def position_memory(models: Sequence[GasModel]) -> dict[str, int]:
     return {"positions": BLOCK_BYTES} if any(model.used.selection.needs_positions for model in models) else {}
 
 
+def pass_memory(store: str, models: Sequence[GasModel], more: Sequence[str], bytes_a_pixel: int) -> dict[str, int]:
+    """Return the bytes, by part, that a pass over one tile needs; parameters as for `region_plan`."""
+    npix = stores.tiling_of(store).tile_npix
+    return {
+        "inputs": 4 * npix * len(reads_of(models, more)),
+        "codecs": 12 * npix,
+        "temporaries": bytes_a_pixel * npix,
+        **position_memory(models),
+    }
+
+
 def region_plan(
     verb: str,
     store: str,
@@ -112,23 +123,17 @@ def region_plan(
     threads, memory : optional
         What this process may use.
     """
-    tiling = stores.tiling_of(store)
     tiles = tiles_with(store, models, more if needed else ())
-    inputs = 4 * tiling.tile_npix * len(reads_of(models, more))
+    parts = pass_memory(store, models, more, bytes_a_pixel)
     return Plan(
         verb,
         store,
         execute,
         Worker.here(threads, parse_bytes(memory)),
         todo=tiles,
-        n_tiles=tiling.n_tiles,
-        read_bytes=passes * inputs * len(tiles),
-        memory={
-            "inputs": inputs,
-            "codecs": 12 * tiling.tile_npix,
-            "temporaries": bytes_a_pixel * tiling.tile_npix,
-            **position_memory(models),
-        },
+        n_tiles=stores.tiling_of(store).n_tiles,
+        read_bytes=passes * parts["inputs"] * len(tiles),
+        memory=parts,
         account=dataset_json,
     )
 

@@ -200,6 +200,11 @@ class SlopeRequest:
         high = self.models[0].target
         return [f"{self.low} -> {name}" for name in (high, self.third) if name is not None]
 
+    @property
+    def bytes_a_pixel(self) -> int:
+        """Temporaries of a pass."""
+        return 8 * (12 + (8 if self.noise else 4) * len(self.bands))
+
     def gather(self, run: Run) -> dict[str, BlockMoments]:
         """Return the moments of every region, from one pass."""
         tiling = stores.tiling_of(self.store)

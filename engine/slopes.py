@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -175,28 +175,10 @@ def slopes(
         attributes = {"store": where, "method": method, "scaling": scaling, "frequencies_ghz": request.frequencies}
         return slope_dataset(found, request, list(areas), region, attributes)
 
-    return slope_plan(request, execute, threads=threads, memory=memory)
-
-
-def slope_plan(
-    request: SlopeRequest,
-    execute: Callable[[Run], xr.Dataset],
-    *,
-    threads: int | None = None,
-    memory: int | str | None = None,
-) -> Plan[xr.Dataset]:
-    """Return the plan of a request whose run is `execute`; other parameters as for `slopes`."""
-    size = 8 * (12 + (8 if request.noise else 4) * len(request.bands))
     return region_plan(
-        "slopes",
-        request.store,
-        request.models,
-        request.more,
-        execute,
-        bytes_a_pixel=size,
-        threads=threads,
+        "slopes", where, request.models, request.more, execute, bytes_a_pixel=request.bytes_a_pixel, threads=threads,
         memory=memory,
-    )
+    )  # fmt: skip
 
 
 def slope_request(

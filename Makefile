@@ -5,6 +5,9 @@
 
 PYTHON =
 PYTEST = .venv/bin/python -m pytest
+# How many processes run the tests side by side; 0 runs them in one.
+PROCESSES = 2
+SHARED_OUT = -n $(PROCESSES) --dist worksteal
 READY = .venv/ready
 
 help:
@@ -24,11 +27,11 @@ demo: $(READY)
 
 # The fast tests first: most mistakes show within a minute.
 test: lint
-	$(PYTEST) -q -m 'not science and not bench and not slow and not faults'
-	$(PYTEST) -q -m '(slow or faults) and not science and not bench'
+	$(PYTEST) -q $(SHARED_OUT) -m 'not science and not bench and not slow and not faults'
+	$(PYTEST) -q $(SHARED_OUT) -m '(slow or faults) and not science and not bench'
 
 explore: $(READY)
-	$(PYTEST) -q -m hypothesis --hypothesis-profile=explore
+	$(PYTEST) -q $(SHARED_OUT) -m hypothesis --hypothesis-profile=explore
 
 science: $(READY)
 	$(PYTEST) -q -s -m science

@@ -305,6 +305,8 @@ def _raise_if_fatal(error: Exception, executor: Executor) -> None:
         raise everywhere from error
     if isinstance(error, RunError):  # a task that says so speaks of the run, not of its tile
         raise error
+    if isinstance(error, TimeoutError):  # a result that did not come: each further one would be waited for as long
+        executor.check()
     if "Cancelled" in type(error).__name__:
         deadline = time.monotonic() + 5.0
         while time.monotonic() < deadline:  # a lost scheduler cancels everything a moment before its status shows it

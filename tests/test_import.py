@@ -68,15 +68,17 @@ except SystemExit as end:
 @pytest.mark.parametrize(
     "code", ["import skymill", "from skymill.deploy.cli import main; main(['--help'])"], ids=["import", "help"]
 )
-def test_it_takes_less_than_half_a_second(tmp_path: Path, code: str) -> None:
+def test_it_takes_a_small_part_of_the_time_that_a_heavy_library_takes(tmp_path: Path, code: str) -> None:
+    """Half a second is promised, and benchmarked; here it is held against what xarray takes, run in turns with it."""
     wrapped = f"try:\n    {code}\nexcept SystemExit:\n    pass"
-    seconds = []
+    seconds: dict[str, list[float]] = {wrapped: [], "import xarray": []}
     for _ in range(5):
-        began = time.perf_counter()
-        python(wrapped, tmp_path)
-        seconds.append(time.perf_counter() - began)
+        for what, taken in seconds.items():
+            began = time.perf_counter()
+            python(what, tmp_path)
+            taken.append(time.perf_counter() - began)
     # The quickest of five, interpreter included: a busy machine only adds.
-    assert min(seconds) < 0.5
+    assert min(seconds[wrapped]) < 0.6 * min(seconds["import xarray"])
 
 
 ORDERS = {

@@ -18,19 +18,22 @@ class Counting:
 
     def __init__(self, slots):
         self._slots, self.out, self.most = slots, [], 0
+        self.lock = threading.Lock()  # tasks go out from one thread and end in others
 
     def slots(self):
         return self._slots
 
     def submit(self, task, tile):
         future = Future()
-        self.out.append((future, task, tile))
-        self.most = max(self.most, len(self.out))
+        with self.lock:
+            self.out.append((future, task, tile))
+            self.most = max(self.most, len(self.out))
         threading.Timer(0.005, self._finish).start()
         return future
 
     def _finish(self):
-        future, task, tile = self.out.pop(0)
+        with self.lock:
+            future, task, tile = self.out.pop(0)
         try:
             future.set_result(task(tile))
         except BaseException as error:
@@ -76,6 +79,30 @@ def test_a_tile_that_recovers_is_not_set_aside():
 
     assert run_window(task, [1], Counting(1), lambda *_: None) == []
     assert tries == [1, 1]
+
+
+def late(tile):
+    raise TimeoutError(f"tile {tile} did not come")
+
+
+def test_a_result_that_does_not_come_has_the_scheduler_asked_at_once():
+    """Each further result would be waited for as long: a lost scheduler is told at the first, not after the last."""
+
+    class Silent(Counting):
+        asked = 0
+
+        def check(self):
+            self.asked += 1
+            raise errors.RunError("does not answer")
+
+    executor = Silent(1)
+    with pytest.raises(errors.RunError, match="does not answer"):
+        run_window(late, range(100), executor, lambda *_: None)
+    assert executor.asked == 1
+
+
+def test_a_result_that_does_not_come_though_the_scheduler_answers_is_tried_again():
+    assert run_window(late, [1], Counting(1), lambda *_: None) == [(1, "TimeoutError: tile 1 did not come")]
 
 
 @pytest.mark.parametrize(
@@ -170,8 +197,9 @@ def test_the_neighbours_of_a_tile_that_kills_workers_are_not_set_aside_with_it()
     executor = Counting(3)
 
     def finish():
-        together = list(executor.out)
-        executor.out.clear()
+        with executor.lock:
+            together = list(executor.out)
+            executor.out.clear()
         dies = any(tile == 3 for _, _, tile in together)
         for future, task, tile in together:
             future.set_exception(KilledWorker()) if dies else future.set_result(task(tile))

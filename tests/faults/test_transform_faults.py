@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import threading
-import time
 from pathlib import Path
 
 import dask
@@ -282,10 +281,8 @@ def test_a_worker_that_held_what_is_needed_ends_the_run_with_words_and_the_next_
     wanted = fateful.measure(sky)
     fate = Fate(folder, kills=(moment,))
     with dask.config.set({"distributed.comm.timeouts.connect": "2s"}), faulty.cluster(workers=2) as client:
-        began = time.monotonic()
         with fated(fate), pytest.raises(errors.RunError, match=r"is lost .* it begins anew. .* give `scratch`"):
             fateful.measure(sky, client, transpose="cluster")
-        assert time.monotonic() - began < 60
         assert fate.happened()
         client.wait_for_workers(2, timeout=60)
         assert fateful.measure(sky, client, transpose="cluster") == wanted

@@ -96,7 +96,7 @@ def classify(
 
     References
     ----------
-    Hotelling 1931, Ann. Math. Stat. 2, 360.
+    Hotelling 1931, Ann. Math. Stat. 2, 360; Sellentin and Heavens 2016, MNRAS 456, L132, for the likelihood.
 
     Examples
     --------
@@ -145,9 +145,9 @@ def classify(
     if patches is None:
         weights = {cause: math.exp(-0.5 * (value - best)) for cause, value in chi2.items()}
     else:
+        # The same power for one slope and for two: what a covariance of so many patches leaves unknown.
         free = patches - 1
-        power = -0.5 * (free + len(numbers) // 2)
-        weights = {cause: ((free + value) / (free + best)) ** power for cause, value in chi2.items()}
+        weights = {cause: ((free + value) / (free + best)) ** (-0.5 * patches) for cause, value in chi2.items()}
     total = sum(weights.values())
     consistent = tuple(cause for cause in chi2 if probability[cause] >= reject)
     likeliest = min(chi2, key=lambda cause: chi2[cause])

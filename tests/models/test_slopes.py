@@ -202,6 +202,23 @@ def test_errors_from_few_patches_reject_less(third):
         classify(fingerprints(), 0.68, 0.02, third_slope=1.0, third_error=0.1, patches=2)
 
 
+@pytest.mark.parametrize("patches", [4, 6, 30])
+@pytest.mark.parametrize("third", [False, True])
+def test_likelihoods_are_densities_of_what_probabilities_add_up(third, patches):
+    """Density of a slope, or of two in their plane: how the probability falls with distance, or with its square."""
+    more = {"third_slope": 1.5, "third_error": 0.9, "covariance": 0.02} if third else {}
+    verdict = classify(fingerprints(), 0.3, 0.2, patches=patches, **more)
+
+    def density(chi2):
+        step = 1e-4 * chi2
+        low, high = (chi2_probability(chi2 + each, 1 + third, patches) for each in (step, -step))
+        return (high - low) / (2 * step) * (1.0 if third else np.sqrt(chi2))
+
+    wanted = {cause: density(value) for cause, value in verdict.chi2.items()}
+    for cause, value in verdict.likelihood.items():
+        assert value == pytest.approx(wanted[cause] / sum(wanted.values()), rel=1e-5)
+
+
 @pytest.mark.parametrize("pivot", [200.0, 353.0, 800.0])
 def test_the_tolerance_of_the_third_slope_is_a_part_of_that_of_temperature(pivot):
     found = fingerprints(pivot_ghz=pivot)

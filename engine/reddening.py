@@ -130,9 +130,9 @@ def reddening(
     Plan of xarray.Dataset
         With dimensions (region, template) float64, the offset last: `coefficient` and `error` (mmag per 1e20 cm^-2, the
         offset mmag) and, with `jackknife`, `jackknife_error`; `covariance` (region, template, template_2); with
-        (region): `chi2`, `dof`, `condition`; of factor x target - model, in mmag: `scatter`, its standard deviation,
-        `robust_scatter`, half of the distance of the quantiles 0.159 and 0.841, and `median`; `pixels`, `area` (deg^2)
-        and `f_sky` of what was fitted.
+        (region): `chi2` (mmag^2 where no noise is given), `dof`, `condition`; of factor x target - model, in mmag:
+        `scatter`, its standard deviation, `robust_scatter`, half of the distance of the quantiles 0.159 and 0.841, and
+        `median`; `pixels`, `area` (deg^2) and `f_sky` of what was fitted.
 
     Raises
     ------
@@ -245,7 +245,7 @@ def reddening(
         if out_dir is not None:
             make_directory(out_dir)  # now, not after the passes over the sky
         found = fitting.run(run.client, progress=run.progress)
-        result = _result(found, names, columns, scale, offset)
+        result = _result(found, names, columns, scale, offset, noise is None)
         models = [
             LinearModel(
                 tuple((name, float(result["coefficient"].sel(region=label, template=name))) for name in names),
@@ -256,7 +256,7 @@ def reddening(
         known = stores.observed_tiles(where, (*names, target))
         kernel = ScatterKernel(pixels, target, tuple((model,) for model in models))
         scatters = over_tiles(kernel, pixels, where, known, run, "scatter")
-        result = _described(result, scatters, stores.tiling_of(where).npix)
+        result = _described(result, scatters, stores.tiling_of(where).npix, noise is None)
         result.attrs = {
             "store": where,
             "target": target,
@@ -311,7 +311,7 @@ def reddening(
 
 
 def _result(
-    found: xr.Dataset, names: Sequence[str], columns: Mapping[str, float], scale: float, offset: bool
+    found: xr.Dataset, names: Sequence[str], columns: Mapping[str, float], scale: float, offset: bool, plain: bool
 ) -> xr.Dataset:
     """Return what a fit found in mmag per 1e20 cm^-2; a fit is linear in its target, and so are its errors."""
     import xarray as xr
@@ -326,12 +326,14 @@ def _result(
         if key in one:
             made[key] = one[key] * factor
     made["covariance"] = one["covariance"] * factor * factor.rename(template="template_2")
-    for key in ("chi2", "dof", "condition"):
+    # Without noise it is the sum of the squares of residuals.
+    made["chi2"] = one["chi2"] * (scale**2 if plain else 1.0)
+    for key in ("dof", "condition"):
         made[key] = one[key]
     return xr.Dataset(made).transpose("region", "template", "template_2")
 
 
-def _described(result: xr.Dataset, scatters: Any, npix: int) -> xr.Dataset:
+def _described(result: xr.Dataset, scatters: Any, npix: int, plain: bool) -> xr.Dataset:
     """Return the result with scatter and area, and the units of everything."""
     added: dict[str, Any] = {key: ("region", values[:, 0]) for key, values in scatter_numbers(scatters).items()}
     areas = area_of([row[0].moments.count for row in scatters], npix)
@@ -339,6 +341,7 @@ def _described(result: xr.Dataset, scatters: Any, npix: int) -> xr.Dataset:
     made = result.assign(added)
     units = dict.fromkeys(("scatter", "robust_scatter", "median"), "mmag")
     units |= dict.fromkeys(("coefficient", "error", "jackknife_error"), f"mmag per {COLUMN}; offset mmag")
+    units |= {"chi2": "mmag^2"} if plain else {}
     units |= {"covariance": "products of those of the coefficients", **{key: unit for key, _, unit in areas}}
     for key in made.data_vars:
         made[key].attrs = {"units": units.get(str(key), "1")}

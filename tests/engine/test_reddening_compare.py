@@ -181,3 +181,18 @@ def test_densities_hold_every_value_once():
     assert (got * np.diff(edges)).sum() == pytest.approx(1.0)
     assert np.abs(got - want).max() < 0.01
     assert density(Histogram(SCALE), edges).tolist() == [0.0] * 80
+
+
+def test_without_noise_chi2_is_of_what_scatters(tmp_path):
+    """In squares of mmag of factor x target, and with noise, which is of the target as it is stored, a pure number."""
+    where, draw = str(tmp_path / "sky.zarr"), np.random.default_rng(8)
+    column = draw.lognormal(0.5, 0.4, B.size)
+    write_map(where, NSIDE, column, "nhi", quantity="column density", unit="1e20 cm^-2")
+    for name, unit, factor in (("ebv_sfd", "mag", 1e-3), ("milli", "mmag", 1.0)):
+        write_map(where, NSIDE, factor * (13.0 * column + draw.normal(0.0, 2.0, B.size)), name, **{**MAG, "unit": unit})
+        plain = sm.reddening(where, "nhi", name, out="plain", overwrite=True).run()
+        assert plain["chi2"].attrs["units"] == "mmag^2"
+        np.testing.assert_allclose(plain["chi2"], plain["scatter"] ** 2 * (plain["pixels"] - 1), rtol=1e-5)
+        told = sm.reddening(where, "nhi", name, noise=2.0 * factor, out="told", overwrite=True).run()
+        assert told["chi2"].attrs["units"] == "1"
+        np.testing.assert_allclose(told["chi2"], plain["chi2"] / (0.86 * 2.0) ** 2, rtol=1e-5)

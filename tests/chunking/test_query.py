@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
-import time
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -259,13 +259,14 @@ def test_a_map_in_a_bucket_is_asked_by_many_reads_at_once(store, monkeypatch):
 
 
 def slowly(read, waiting):
-    """A read that takes its time, and notes how many are under way."""
-    under_way = []
+    """A read that takes its time until another has come beside it, and notes how many are under way."""
+    under_way, met = [], threading.Event()
 
     def reading(*args):
         under_way.append(args)
         waiting.append(len(under_way))
-        time.sleep(0.02)
+        if len(under_way) > 1 or not met.wait(60):
+            met.set()  # also after a long wait in vain: the others need not wait as long
         try:
             return read(*args)
         finally:

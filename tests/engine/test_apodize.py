@@ -5,7 +5,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 
 import faulty
 import healpy as hp
@@ -348,19 +347,22 @@ def test_edges_of_another_mask_are_not_taken(tmp_path):
     assert not list(objects.listing(sky, edges_prefix("weight_dust")))
 
 
-# The verb with slow tasks, so that a kill comes in the middle; a process of its own, since libraries forbid to fork.
-SLOWLY = """
-import sys, time
-from skymill.engine import apodize as module
+# The verb until it has finished 20 tiles; a process of its own, since libraries forbid to fork.
+UNTIL_KILLED = """
+import os, signal, sys
+from skymill.engine import ledger
+from skymill.engine.apodize import apodize
 
-class Slow(module.ApodizeKernel):
-    def __call__(self, tile, inputs):
-        made = super().__call__(tile, inputs)
-        time.sleep(0.02)
-        return made
+tick, ticked = ledger.tick, []
 
-module.ApodizeKernel = Slow
-module.apodize(sys.argv[1], "mask_dust", 20.0, threads=2).run(progress=False)
+def dying(store, name, tile, digest):
+    tick(store, name, tile, digest)
+    ticked.extend([tile] if digest > ledger.NOTHING_STORED else [])
+    if len(ticked) >= 20:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+ledger.tick = dying
+apodize(sys.argv[1], "mask_dust", 20.0, threads=2).run(progress=False)
 """
 
 
@@ -368,16 +370,9 @@ def test_killed_and_resumed(tmp_path):
     used = used_pixels(16)
     sky, undisturbed = (make_mask(tmp_path / f"{name}.zarr", used, tile_nside=4) for name in ("sky", "undisturbed"))
     apodize(undisturbed, "mask_dust", 20.0).run(progress=False)
-    finished = 0
     for _ in range(2):
-        child = subprocess.Popen([sys.executable, "-c", SLOWLY, sky])
-        deadline, known = time.monotonic() + 60, finished
-        while finished < known + 20 and time.monotonic() < deadline:
-            time.sleep(0.01)
-            column = ledger.column(sky, "weight_dust") if ledger.identity(sky, "weight_dust") else None
-            finished = 0 if column is None else int(np.count_nonzero(column > ledger.NOTHING_STORED))
-        child.kill()
-        assert child.wait() == -signal.SIGKILL
+        child = subprocess.run([sys.executable, "-c", UNTIL_KILLED, sky], stderr=subprocess.PIPE, check=False)
+        assert child.returncode == -signal.SIGKILL, child.stderr
     assert list(objects.listing(sky, edges_prefix("weight_dust")))
     plan = apodize(sky, "mask_dust", 20.0)
     assert plan.done >= 40

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -277,20 +278,16 @@ def test_killed_again_and_again_it_ends_in_the_same_bytes(stores_of, tmp_path):
     began = time.monotonic()
     subprocess.run([sys.executable, "-c", work, coarse, other], check=True, capture_output=True)
     whole = time.monotonic() - began
-    chance, killed = random.Random(4), 0
-    while True:
+    chance = random.Random(4)
+    for _ in range(3):
         child = subprocess.Popen([sys.executable, "-c", work, coarse, fine], stderr=subprocess.DEVNULL)
-        if killed < 3:
-            time.sleep(chance.uniform(0.5, 1.1) * whole)
-            child.kill()
+        time.sleep(chance.uniform(0.5, 1.1) * whole)  # any moment will do; which one it is depends on the machine
+        child.kill()
         code = child.wait()
-        if code == 0 and killed >= 3:
-            break
-        killed += code != 0
-        assert killed < 9
+        assert code in (0, -signal.SIGKILL)
         if code == 0:
             shutil.rmtree(f"{fine}/ebv/c")  # done too soon: begin anew with what the ledger promises lost
-            killed += 1
+    subprocess.run([sys.executable, "-c", work, coarse, fine], check=True, capture_output=True)
     assert content(fine, "ebv") == content(other, "ebv")
 
 

@@ -9,6 +9,7 @@ import tracemalloc
 import healpy as hp
 import numpy as np
 import pytest
+import scipy.fft  # noqa: F401 - else the first smoothing loads it, and the memory of that is measured too
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from skymill.chunking import geometry

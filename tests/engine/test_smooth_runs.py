@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import skymill as sm
+from fresh import in_fresh_processes
 from skies import content
 from skymill.chunking import store as stores
 from skymill.chunking.errors import IdentityError, InputError, MissingMapError, RunError
@@ -40,10 +41,16 @@ def test_the_same_bytes_whatever_makes_them(tmp_path):
     needed = smooth(sky, "a", FWHM, out_store=tmp_path / "0.zarr", **DEGREES).task_memory
     short = {"threads": 1, "memory": 250_000_000 + int(0.9 * needed)}
     for number, options in enumerate(({"threads": 1}, {"threads": 2}, short)):
-        plan = smooth(sky, "a", FWHM, out_store=tmp_path / f"{number}.zarr", **{**DEGREES, **options})
+        options = {"out_store": str(tmp_path / f"{number}.zarr"), **DEGREES, **options}
+        plan = smooth(sky, "a", FWHM, **options)
         stages.add(next(note for note in plan.notes if note.startswith("stages")))
-        report = plan.run(progress=False)
-        assert report.peak_memory <= report.planned_memory
+        # In a process of its own: the peak of one that has run other tests depends on what these have left.
+        peak, planned = in_fresh_processes(
+            f"report = smooth({sky!r}, 'a', {FWHM}, **{options!r}).run(progress=False)",
+            setup="from skymill.engine.smooth import smooth",
+            found="[report.peak_memory, report.planned_memory]",
+        )["found"]
+        assert 0 < peak <= planned
         digests.append(content(tmp_path / f"{number}.zarr", "a_smooth"))
     assert digests[0] == digests[1] == digests[2]
     assert len(stages) == 2

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import healpy as hp
@@ -22,7 +21,7 @@ from skymill.engine import staged_maps
 from skymill.engine.pixel_window import pixel_window
 from skymill.engine.realised_harmonics import RealisedHarmonics, unit_draw
 from skymill.engine.rings import Layout
-from skymill.engine.scratch import FolderScratch
+from skymill.engine.scratch import ALL, FolderScratch, done_key
 from skymill.engine.synthesize import synthesize
 
 NSIDE = 32
@@ -300,11 +299,24 @@ def test_a_run_that_stops_goes_on(tmp_path, monkeypatch, stop):
     assert not Path(f"{sky}.scratch").exists()
 
 
-# A process of its own, since libraries forbid to fork; the same call as `make` with these options.
+# A process of its own, since libraries forbid to fork; the same call as `make` with these options.  It kills itself
+# right after it has noted a step or ticked a tile, whatever else the machine is busy with.
 UNTIL_KILLED = """
-import sys
+import os, signal, sys
 import numpy as np
+from skymill.engine import ledger
+from skymill.engine.scratch import FolderScratch
 from skymill.engine.synthesize import synthesize
+
+def dying(inner, told):
+    def done(*given):
+        inner(*given)
+        if told(*given) == sys.argv[2]:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return done
+
+FolderScratch.note = dying(FolderScratch.note, lambda scratch, key, facts: key)
+ledger.tick = dying(ledger.tick, lambda store, name, tile, digest: f"tile {tile}")
 synthesize(np.ones(192), sys.argv[1], nside=64, seed=1, tile_nside=2, threads=1).run(progress=False)
 """
 
@@ -313,15 +325,16 @@ def test_a_process_that_is_killed_is_continued(tmp_path):
     whole, sky = tmp_path / "whole.zarr", tmp_path / "sky.zarr"
     make(whole, nside=64, cl=np.ones(192))
     space = Path(f"{sky}.scratch")
-    moments = [(space, "*/done/orders/3.json"), (space, "*/done/orders/all.json"), (sky, "ledger/g/c/10")]
-    killed = 0
-    for folder, reached in moments:
-        process = subprocess.Popen([sys.executable, "-c", UNTIL_KILLED, str(sky)])
-        while process.poll() is None and not any(folder.glob(reached)):
-            time.sleep(0.001)
-        process.kill()
-        killed += process.wait() == -signal.SIGKILL
-    assert killed >= 2
+    moments = {
+        done_key("orders", 3): (space, "*/done/orders/3.json"),
+        done_key("orders", ALL): (space, "*/done/orders/all.json"),
+        "tile 10": (sky, "ledger/g/c/10"),
+    }
+    for moment, (folder, reached) in moments.items():
+        assert not any(folder.glob(reached))
+        process = subprocess.run([sys.executable, "-c", UNTIL_KILLED, str(sky), moment], stderr=subprocess.PIPE)
+        assert process.returncode == -signal.SIGKILL, process.stderr
+        assert any(folder.glob(reached))
     make(sky, nside=64, cl=np.ones(192))
     assert content(sky, "g") == content(whole, "g")
     assert not space.exists()

@@ -11,6 +11,8 @@ from ..chunking.errors import InputError
 
 # Maps are called after these in GHz, not after micrometres.
 _HFI_GHZ = (217, 353, 545, 857)
+# Beyond it (0.3 um) no dust shines thermally, and its Planck function is 0: what came is most likely in Hz.
+_MOST_GHZ = 1e6
 
 
 def frequency_of(store: str, name: str, given: float | None = None, *, option: str = "frequency") -> float:
@@ -30,13 +32,15 @@ def frequency_of(store: str, name: str, given: float | None = None, *, option: s
     Raises
     ------
     InputError
-        If it is not positive, or neither given nor told by the band or the name of the map.
+        If it is not positive, not in GHz by its size, or neither given nor told by the band or the name of the map.
     MissingMapError
         If the store does not hold the map.
     """
     if given is not None:
         if not 0 < given < math.inf:
             raise InputError(f"`{option}` {given!r} came for {name!r}; give a positive frequency in GHz.")
+        if given > _MOST_GHZ:
+            raise InputError(f"`{option}` {given:g} came for {name!r}; give GHz, not Hz: {given / 1e9:g}, say.")
         return float(given)
     known = stores.info(store, name).band
     for text in (known, name, name.rsplit("_", 1)[-1]):

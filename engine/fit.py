@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..chunking import store as stores
-from ..chunking.errors import InputError
+from ..chunking.errors import InputError, RunError
 from ..chunking.regions import Region
 from .arguments import checked
 from .fit_request import FitRequest, noise_facts, request_of, where_facts
@@ -71,7 +71,7 @@ def fit(
     attribute `statement` says in words which templates trade against each other, and where formal errors are too small:
     where those of the jackknife over S super-pixels are larger by 20 %, and by 8 times their own scatter, which is
     1 / sqrt(2 (S - 1)) of them (both limits are guesses), or chi^2 is larger than the given noise allows;
-    `degeneracies` has the latter as JSON.
+    `degeneracies` has the former as JSON.  Coefficients of super-pixels come without either.
 
     Parameters
     ----------
@@ -199,9 +199,9 @@ def fit(
     }
     from .fit_files import finished, write
 
-    folder = None if out_dir is None else os.fspath(out_dir)
+    folder, before = None if out_dir is None else os.fspath(out_dir), None
     if folder is not None:
-        finished(folder, facts, overwrite=overwrite)  # tells whether another run was here
+        before = finished(folder, facts, overwrite=overwrite)  # and tells whether another run was here
     here = Worker.here(threads, parse_bytes(memory))
     # Errors by jackknife change no byte of the maps.
     of_maps = {name: value for name, value in parameters.items() if name != "jackknife"}
@@ -242,8 +242,20 @@ def fit(
         return found
 
     if spectra is not None:
-        return _correlated_plan(request, folder, execute, here, ahead, _solving(request, noise, noise_spectrum, lmax))
-    return _plan(request, folder, execute, here, ahead)
+        solving = _solving(request, noise, noise_spectrum, lmax)
+        plan = _correlated_plan(request, folder, execute, here, ahead, solving)
+    else:
+        plan = _plan(request, folder, execute, here, ahead)
+    return plan if before is None else _read_back(plan, ahead)
+
+
+def _read_back(plan: Plan[Any], ahead: Plan[Any] | None) -> Plan[Any]:
+    """Return the plan of a fit that is finished: what is left are maps that are missing."""
+    todo = () if ahead is None else ahead.todo
+    notes = [f"fit     is finished, and is read back from {plan.target}", *plan.notes[1:]]
+    size = 0 if ahead is None else ahead.read_bytes
+    done = plan.done + len(plan.todo) - len(todo)
+    return replace(plan, todo=todo, done=done, read_bytes=size, seconds=0.0, notes=notes)
 
 
 def _version() -> str:
@@ -295,6 +307,8 @@ def _fitted(request: FitRequest, noise: Any, spectrum: Any, lmax: int | None, ru
                 )
             except InputError as error:
                 raise _named(error, name) from error
+            except RunError as error:  # without what is no option of a fit
+                raise RunError(str(error).replace(", a larger `tolerance` or more `max_iterations`", "")) from error
             fits.append(fit_result.correlated_fit(request, found))
         return fit_result.assemble(request, fits)
     sums = gather(request, run)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..chunking import store as stores
-from ..chunking.errors import InputError, UnitError
+from ..chunking.errors import InputError, UnitError, nearest
 from ..chunking.schema import MapInfo
 from ..chunking.unit_names import SQUARES
 from ..chunking.units import conversion, parse_unit
@@ -136,6 +136,10 @@ def noise_spectra(
     ({'i857': array([0., 2., 1.])}, 2)
     """
     by_target = isinstance(spectrum, Mapping) and not hasattr(spectrum, "dims") and set(spectrum) & set(targets)
+    if by_target:
+        for key in spectrum:  # type: ignore[union-attr]
+            if key not in targets:
+                raise InputError(f"`noise_spectrum` of {key!r} came; {nearest(str(key), targets)}.")
     found = {}
     for name in targets:
         if by_target and name not in spectrum:  # type: ignore[operator]
@@ -144,7 +148,10 @@ def noise_spectra(
         try:
             values = read_spectra(given, [name])[name, name]
         except InputError as error:
-            raise InputError(str(error).replace("`cl`", "`noise_spectrum`")) from error
+            said = str(error).replace("`cl`", "`noise_spectrum`")
+            pairs = 'pairs of names of maps, such as ("a", "b")'  # for spectra of several maps, not for noise
+            said = said.replace(pairs, f"spectra by target: {', '.join(targets)}")
+            raise InputError(said) from error
         if units is not None:
             _check_unit(stated_unit(given, name), name, units[name])
         wrong = np.flatnonzero(values < 0)

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..chunking import store as stores
 from ..chunking.errors import InputError, RunError
+from ..chunking.schema import check_name
 from ..models.kmeans import bytes_of_voxels
 from ..models.template_choice import ELBOW_SHARE, elbow
 from . import ledger
@@ -20,6 +21,7 @@ from .figures import save
 from .figures_search import elbow_figure, weights_figure
 from .fit_request import FitRequest, Noise, Where, request_of
 from .kmeans import kmeans
+from .kmeans_maps import cluster_names
 from .kmeans_request import KmeansRequest, options_of
 from .kmeans_request import request_of as voxels_of
 from .mapping import make_executor
@@ -148,6 +150,8 @@ def kmeans_search(
     cells = len(voxels.tiles) * request.tiling.tile_npix
     channels = len(voxels.cube.velocity)
     first = grid(k, v, n)
+    for name in () if out is None else cluster_names(out, max(k)):
+        check_name(name)  # now, not after the search
 
     def execute(run: Run) -> xr.Dataset:
         folder = None if out_dir is None else make_directory(out_dir)
@@ -185,9 +189,13 @@ def kmeans_search(
         execute,
         worker,
         read_bytes=4 * cells * (channels + len(request.reads)),
+        write_bytes=0 if out is None else 4 * cells * max(k),
         memory={"columns": 4 * cells * 2 * max(k), "products": 8 * 40 * (max(k) + len(request.reads)) * 2**14},
         reserved=RESERVED_BYTES + bytes_of_voxels(cells, channels) + 4 * cells * len(request.values),
-        notes=[f"{len(first)} trials, then {rounds} rounds of at most {8 * len(set(k))} around the best"],
+        notes=[
+            f"{len(first)} trials, then {rounds} rounds of at most {8 * len(set(k))} around the best",
+            *([] if out is None else [f"then writes {out}_1 to at most {out}_{max(k)} into {request.store}"]),
+        ],
     )
 
 

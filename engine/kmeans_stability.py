@@ -130,7 +130,13 @@ def kmeans_stability(
 def _reference(options: KmeansOptions, centres: Any) -> Any:
     rows = len(centres) if hasattr(centres, "__len__") else 1
     weights = dict(zip(ATTRIBUTES, options.weights, strict=True))
-    found = options_of(rows, weights, 0, centres, 1, 0.0, 1)
+    try:
+        found = options_of(rows, weights, 0, centres, 1, 0.0, 1)
+    except InputError as error:
+        raise InputError(
+            f"`centres` with shape {np.shape(centres)} came; give finite numbers (cluster, attribute), attributes "
+            f"{', '.join(ATTRIBUTES)} in their own units."
+        ) from error
     return np.array(found.init)
 
 

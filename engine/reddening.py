@@ -244,7 +244,10 @@ def reddening(
     def execute(run: Run) -> xr.Dataset:
         if out_dir is not None:
             make_directory(out_dir)  # now, not after the passes over the sky
-        found = fitting.run(run.client, progress=run.progress)
+        try:
+            found = fitting.run(run.client, progress=run.progress)
+        except InputError as error:
+            raise InputError(str(error).replace(", or give a ridge", "")) from error  # there is none here
         result = _result(found, names, columns, scale, offset, noise is None)
         models = [
             LinearModel(

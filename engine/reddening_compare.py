@@ -239,7 +239,8 @@ def _solved(
             try:
                 solution = part.solve(names=() if slope is not None else (name,))
             except InputError as error:
-                raise InputError(f"region {label!r}, map {name!r}: {error}") from error
+                said = str(error).replace(", or fit with offset=False", "")  # there is always one here
+                raise InputError(f"region {label!r}, map {name!r}: {said}") from error
             numbers["slope"][row, column] = solution.coefficient[0, 0] if slope is None else slope
             numbers["slope_error"][row, column] = solution.error[0, 0] if slope is None else np.nan
             numbers["offset"][row, column] = solution.coefficient[0, -1]

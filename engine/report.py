@@ -142,6 +142,10 @@ def make_directory(out_dir: str | os.PathLike[str]) -> Path:
     if not os.fspath(out_dir) or "://" in os.fspath(out_dir):
         raise InputError(f"`out_dir` {os.fspath(out_dir)!r} came; give the name of a folder on this machine.")
     folder = Path(out_dir)
+    # Before the folder is made: Zarr warns of all in a store that is none of its own.
+    store = next((parent for parent in folder.resolve().parents if (parent / "zarr.json").exists()), None)
+    if store is not None:
+        raise InputError(f"`out_dir` {folder} is inside {store}, a store of maps; give a folder beside it.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -132,7 +132,7 @@ class TrialTask:
         try:
             solution = equations.solve(offset=self.request.offset, variance=self.request.variance, names=names)
         except InputError as error:
-            return Outcome(trial, float("nan"), 0, clusters.inertia, clusters.iterations, (), str(error))
+            return Outcome(trial, float("nan"), 0, clusters.inertia, clusters.iterations, (), _said(error))
         return Outcome(
             trial,
             float(solution.chi2[0]),
@@ -141,6 +141,10 @@ class TrialTask:
             clusters.iterations,
             tuple(solution.coefficient[0].tolist()),
         )
+
+
+def _said(error: InputError) -> str:
+    return str(error).replace(", or give a ridge", "")  # of which a search has none
 
 
 @dataclass(frozen=True, eq=False)

@@ -358,7 +358,8 @@ def degeneracies(solution: Solution, names: Sequence[str], band: int = 0) -> lis
         if index >= LARGE_CONDITION:
             parts = solution.vectors[band, :, place]
             own = names[: len(parts)]
-            text = f"{combination(parts, own)} is poorly known (condition {index:.0f})"
+            size = f"{index:.0f}" if index < 1e7 else "beyond rounding"  # of squares in float64
+            text = f"{combination(parts, own)} is poorly known (condition {size})"
             found.append({"templates": _involved(parts, own), "condition": float(index), "text": text})
     return found
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from skymill.chunking import store as stores
 from skymill.chunking.errors import InputError
 from skymill.engine import figures
 from skymill.engine.figures_ratio import ratio_figure
@@ -182,6 +183,10 @@ def test_numbers_for_people():
 
 def test_a_folder_is_made_or_refused(tmp_path):
     assert make_directory(tmp_path / "a" / "b").is_dir()
+    stores.create(tmp_path / "sky.zarr", 1, frame="galactic")
+    with pytest.raises(InputError, match=r"inside .*sky.zarr, a store of maps; give a folder beside it"):
+        make_directory(tmp_path / "sky.zarr" / "report")
+    assert not (tmp_path / "sky.zarr" / "report").exists()
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="out_dir"):
         make_directory(tmp_path / "file")

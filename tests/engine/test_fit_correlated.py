@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -267,6 +268,8 @@ def test_an_offset_alone_and_a_template_alone(sky):
         ({"spectrum": np.where(ELL == 4, np.inf, CIB)}, r"`noise_spectrum` came with inf at ell 4"),
         ({"spectrum": "nowhere.txt"}, "spectra nowhere.txt cannot be read"),
         ({"spectrum": {"i857": CIB}}, "has no spectrum of 'i545'"),
+        ({"spectrum": {"i999": CIB}}, "has the key 'i999'; give spectra by target: i545, i857"),
+        ({"spectrum": {"i545": CIB, "i857": CIB, "i858": CIB}}, "of 'i858' came; did you mean 'i857'"),
         ({"lmax": 21}, "ends at ell 20, `lmax` 21 came"),
         ({"lmax": 24}, "`lmax` 24 came; .* 3 nside - 1 = 23"),
         ({"lmax": -1}, "`lmax` -1 came"),
@@ -289,6 +292,13 @@ def test_an_offset_alone_and_a_template_alone(sky):
 def test_bad_input(sky, changed, message):
     with pytest.raises(InputError, match=message):
         solve(sky, **changed)
+
+
+def test_a_fit_that_does_not_converge_speaks_of_its_own_options(sky, monkeypatch):
+    monkeypatch.setattr(fit_correlated, "solve_correlated", partial(solve_correlated, max_iterations=1))
+    with pytest.raises(RunError, match="a smaller `lmax`") as told:
+        sm.fit(sky, TEMPLATES, "i857", noise=0.3, noise_spectrum=CIB, mask="mask").run(progress=False)
+    assert "max_iterations" not in str(told.value)
 
 
 def test_spectra_in_another_unit_are_refused(sky, tmp_path):

@@ -167,6 +167,10 @@ def test_the_folder_holds_the_result_and_is_read_back(sky, tmp_path, monkeypatch
         assert (tmp_path / "out" / name).stat().st_size > 5000
         assert name in page
     assert "jackknife error" in page
+    plan = sm.fit(where, TEMPLATES, TARGETS, out_dir=tmp_path / "out", **options)
+    assert (len(plan.todo), plan.read_bytes) == (0, 0)
+    assert plan.done > 0
+    assert "is finished, and is read back" in str(plan)
     monkeypatch.setattr(fit_module, "_fitted", None)  # nothing is computed again
     assert run(where, out_dir=tmp_path / "out", **options).identical(found)
     with pytest.raises(IdentityError, match="jackknife"):

@@ -120,7 +120,10 @@ def test_the_folder_holds_numbers_figures_and_a_page(found):
 
 def test_cluster_maps_of_the_elbow_are_written_where_asked_for(sky, tmp_path):
     options = {**SMALL, "v": [4.0], "rounds": 0, "region": "sgc"}
-    dataset = sm.kmeans_search(sky, "n_hi", k=[1, 2], out="elbow", **options).run(progress=False)
+    plan = sm.kmeans_search(sky, "n_hi", k=[1, 2], out="elbow", **options)
+    assert 0 < plan.write_bytes <= 2 * 4 * 12 * 32**2
+    assert "elbow_1 to at most elbow_2" in str(plan)
+    dataset = plan.run(progress=False)
     maps = sm.open(sky)
     k = dataset.attrs["k"]
     total = sum(maps[f"elbow_{place + 1}"].values.astype(float) for place in range(k))
@@ -175,6 +178,7 @@ def test_share_and_n_init_matter(sky):
         ({"tolerance": -1.0}, "`tolerance`"),
         ({"max_iterations": 0}, "`max_iterations`"),
         ({"k": [2, 100_000]}, "`k`"),
+        ({"out": "my clusters"}, "'my clusters_1' came as the name of a map"),
     ],
 )
 def test_bad_options(sky, options, words):
@@ -187,8 +191,9 @@ def test_bad_maps(sky):
         sm.kmeans_search(sky, "nhii")
     with pytest.raises(MissingMapError):
         sm.kmeans_search(sky, "n_hi", "i858")
-    with pytest.raises(InputError, match="k=1 could be fitted"):
+    with pytest.raises(InputError, match="k=1 could be fitted") as told:
         sm.kmeans_search(sky, "n_hi", k=[1], v=[1.0], n=[1.0], rounds=0, templates=["nhi"]).run(progress=False)
+    assert "ridge" not in str(told.value)  # of which a search has none
     with pytest.raises(InputError, match="no voxel"):
         sm.kmeans_search(sky, "n_hi", k=[1], v=[1.0], n=[1.0], region="b > 89.999").run(progress=False)
 

@@ -155,6 +155,21 @@ def test_what_cannot_be_compared_is_told(store):
         sm.compare_reddening(store, "ebv_stars", "good", region={"nowhere": "b > 30 and b < 20"}).run()
 
 
+def test_no_option_is_offered_that_there_is_not(tmp_path, maps):
+    where = str(tmp_path / "sky.zarr")
+    write_map(where, NSIDE, maps["ebv_stars"], "ebv_sfd", **MAG)
+    write_map(where, NSIDE, np.full(B.size, 0.1), "same", **MAG)
+    with pytest.raises(InputError, match="'same' is constant") as told:
+        sm.compare_reddening(where, "ebv_sfd", "same").run(progress=False)
+    assert "offset=False" not in str(told.value)
+    for name, factor in (("nhi", 1.0), ("twice", 2.0)):
+        column = factor * maps["good"].astype("f4")
+        write_map(where, NSIDE, column, name, quantity="column density", unit="1e20 cm^-2")
+    with pytest.raises(InputError, match="collinear") as told:
+        sm.reddening(where, ["nhi", "twice"]).run(progress=False)
+    assert "ridge" not in str(told.value)
+
+
 # Parts
 
 

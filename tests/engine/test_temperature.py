@@ -181,6 +181,7 @@ def test_the_report_is_json(where, tmp_path):
         ({"fit": "known", "target": "nhi"}, InputError, "no target 'nhi'"),
         ({"fit": "known", "target": "dust"}, InputError, "no target 'dust'"),
         ({"fit": "known", "frequency": -1.0}, InputError, "positive frequency"),
+        ({"fit": "known", "frequency": 857e9}, InputError, "8.57e.11 came for 'i857'; give GHz, not Hz: 857, say"),
         ({"fit": "known", "mean_temperature": 0.0}, InputError, "mean_temperature"),
         ({"fit": "known", "conservative_temperature": -2.0}, InputError, "conservative_temperature"),
         ({"fit": "known", "noise": 0.0}, InputError, "number above 0"),

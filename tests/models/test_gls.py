@@ -267,6 +267,13 @@ def test_conditions_and_inflation_are_those_of_the_scaled_design():
     assert degeneracies(accumulate(*problem()[:2]).solve(), [*NAMES, "offset"]) == []
 
 
+def test_a_ridge_over_equal_templates_is_told_without_a_number_of_150_digits():
+    design, data, _ = problem()
+    design[2] = 2.0 * design[0]
+    said = degeneracies(accumulate(design, data).solve(ridge=0.1), [*NAMES, "offset"])
+    assert said[-1]["text"] == "0.71 nhi - 0.71 nh2 is poorly known (condition beyond rounding)"
+
+
 def test_long_combinations_are_cut():
     text = combination(np.array([0.1, -0.5, 0.4, 0.3, 0.05]), list("abcde"), most=2)
     assert text == "0.50 b - 0.40 c and 2 smaller parts"

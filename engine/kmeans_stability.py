@@ -133,9 +133,9 @@ def _reference(options: KmeansOptions, centres: Any) -> Any:
     try:
         found = options_of(rows, weights, 0, centres, 1, 0.0, 1)
     except InputError as error:
+        came = str(error).split(";", 1)[0].replace("`init`", "`centres`")
         raise InputError(
-            f"`centres` with shape {np.shape(centres)} came; give finite numbers (cluster, attribute), attributes "
-            f"{', '.join(ATTRIBUTES)} in their own units."
+            f"{came}; give finite numbers (cluster, attribute), attributes {', '.join(ATTRIBUTES)} in their own units."
         ) from error
     return np.array(found.init)
 

@@ -393,6 +393,7 @@ def test_bad_input(sky, options, words):
         ({"seeds": [1, 1]}, "different"),
         ({"init": "random"}, "greedy"),
         ({"centres": 3}, "shape"),
+        ({"centres": [[1.0, 2.0], [1.0]]}, "`centres` with shape"),
         ({"centres": [[1.0, 2.0]]}, r"`centres` with shape \(1, 2\) came; give finite numbers"),
     ],
 )

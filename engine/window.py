@@ -158,7 +158,8 @@ class DaskExecutor:
         """Raise RunError if the scheduler is lost or no worker has been there for a while."""
         self._refresh()
         silent = time.monotonic() - self._seen_worker
-        if self._client.status in ("closed", "closing"):
+        # A client that tries to connect again has lost it too; a question on its way then may have taken our patience.
+        if self._client.status in ("closed", "closing") or (silent > self._patience and not self._alive()):
             raise RunError("the connection to the Dask scheduler is lost. Start it again. " + _AGAIN)
         if silent > self._patience:
             if not self._answers:

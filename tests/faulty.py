@@ -13,6 +13,7 @@ import random
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -224,15 +225,56 @@ def run_and_tell(sky: str, diary: str, answer: Any, user: int | None = None) -> 
 
 
 @contextlib.contextmanager
-def cluster(workers: int = 2, **options: Any):
-    """Give the client of a local cluster whose workers start within milliseconds."""
+def cluster(workers: int = 2, settings: dict[str, Any] | None = None, **options: Any):
+    """Give the client of a local cluster whose workers start within milliseconds, under settings of Dask."""
     import dask
     from skymill.engine.connect import connect
 
+    # This loads `distributed`. A setting of it that was changed before would take all its others away when it ends.
     processes()
     quick = {"distributed.worker.multiprocessing-method": "forkserver"}
-    with dask.config.set(quick), connect(workers=workers, threads=1, **options) as client:
+    with dask.config.set({**quick, **(settings or {})}), connect(workers=workers, threads=1, **options) as client:
         yield client
+
+
+def await_idle_workers(client: Any, patience: float = 120.0) -> None:
+    """Wait until no worker has a task in hand: a run that ends with an error leaves behind what had begun."""
+    deadline = time.monotonic() + patience
+    while any(found != 0 for found in client.run(_tasks_in_hand, on_error="return").values()):  # or an error: it died
+        assert time.monotonic() < deadline, "a task does not end"
+        time.sleep(0.02)
+
+
+def _tasks_in_hand(dask_worker: Any) -> int:
+    # With those that nobody wants any more.
+    return len(dask_worker.active_threads)
+
+
+@contextlib.contextmanager
+def connecting_within(client: Any, seconds: float) -> Iterator[None]:
+    """Give the processes of a local cluster so long to reach each other: only then is one that died given up.
+
+    For the time of one run, and no longer: at a start a busy machine may well need more.
+    """
+    import dask
+
+    usual = dask.config.get(_CONNECT)
+    client.run(_set_connect_timeout, f"{seconds} s")
+    try:
+        with dask.config.set({_CONNECT: f"{seconds} s"}):
+            yield
+    finally:
+        await_idle_workers(client)
+        client.run(_set_connect_timeout, usual)
+
+
+_CONNECT = "distributed.comm.timeouts.connect"
+
+
+def _set_connect_timeout(given: str) -> None:
+    import dask
+
+    dask.config.set({_CONNECT: given})
 
 
 class WorkerKiller(threading.Thread):
@@ -247,13 +289,20 @@ class WorkerKiller(threading.Thread):
 
     def run(self) -> None:
         while len(self._killed) < self._kills and not self._enough.wait(self._random.uniform(*self._pause)):
-            living = [nanny.pid for nanny in self._cluster.workers.values() if nanny.pid]
-            living = [pid for pid in living if pid not in self._killed]
+            living = [pid for pid in self._living() if pid not in self._killed]
             if living:
                 victim = self._random.choice(living)
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(victim, signal.SIGKILL)
                     self._killed.add(victim)
+
+    def _living(self) -> list[int]:
+        """Return the processes of the workers; the thread of the cluster may be starting or closing one meanwhile."""
+        found = []
+        for nanny in list(self._cluster.workers.values()):
+            with contextlib.suppress(AttributeError, ValueError):  # what a nanny without its process raises
+                found.append(nanny.pid)
+        return [pid for pid in found if pid]
 
     def stop(self) -> int:
         """Stop killing and return how many were killed."""

@@ -152,6 +152,16 @@ def test_a_lost_scheduler_is_reported():
         DaskExecutor(Client(status="closed")).check()
 
 
+def test_a_scheduler_that_was_lost_while_it_was_asked_is_reported_as_lost():
+    client = Client(workers={"a": {"nthreads": 1}})
+    executor = DaskExecutor(client, patience=600.0)
+    client.status = "connecting"
+    executor.check()  # it may come back
+    executor._seen_worker -= 601.0
+    with pytest.raises(errors.RunError, match="connection to the Dask scheduler is lost"):
+        executor.check()
+
+
 def test_slots_follow_the_workers():
     client = Client(workers={"a": {"nthreads": 2}})
     executor = DaskExecutor(client)

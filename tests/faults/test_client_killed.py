@@ -15,6 +15,8 @@ from skymill.engine import ledger
 
 pytestmark = pytest.mark.faults
 
+PATIENCE = 300  # seconds for what takes few, for the machine may be slow and busy
+
 
 def kill_until_done(sky, diary, seed, kills, **options):
     """Start the plan, kill it, start it again, until it has been killed enough and is done; return the kills."""
@@ -30,7 +32,7 @@ def kill_until_done(sky, diary, seed, kills, **options):
         if killed < kills:
             child.join(chance.uniform(0.05, 0.6))
             child.kill()
-        child.join(60)
+        child.join(PATIENCE)
         computed = faulty.calls(diary) - before
         assert not known & set(computed), "a finished tile was computed again"
         if child.exitcode == 0:
@@ -70,24 +72,26 @@ def test_the_process_killed_while_it_makes_the_maps(tmp_path):
 def test_the_client_of_a_cluster_killed_at_random_moments(tmp_path):
     sky = faulty.make_sky(tmp_path / "sky.zarr")
     wanted = faulty.undisturbed(sky, tmp_path / "diary")
-    chance, killed = random.Random(4), 0
-    while killed < 4:
+    chance = random.Random(4)
+    for _ in range(4):
         known, before = faulty.finished(sky), faulty.calls(tmp_path / "diary")
         arguments = (sky, str(tmp_path / "diary"), 1, 0.15, 2)
         child = faulty.processes().Process(target=faulty.run_total, args=arguments)
         child.start()
-        deadline = time.monotonic() + 60
-        while faulty.calls(tmp_path / "diary") == before and child.is_alive() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        child.join(chance.uniform(0.0, 1.0))
+        # Chance says after how many tiles, and where within one: how many a second depends on the machine.
+        enough, deadline = before.total() + chance.randint(8, 20), time.monotonic() + PATIENCE
+        while faulty.calls(tmp_path / "diary").total() < enough and time.monotonic() < deadline:
+            time.sleep(0.02)
+        child.join(chance.uniform(0.0, 0.15))
+        assert child.is_alive()
         child.kill()
-        child.join(60)
-        killed += 1
+        child.join(PATIENCE)
         assert not known & set(faulty.calls(tmp_path / "diary") - before), "a finished tile was computed again"
     known, before = faulty.finished(sky), faulty.calls(tmp_path / "diary")
     with faulty.cluster(workers=2) as client:
         report = faulty.total_plan(sky, tmp_path / "diary").run(client, progress=False)
-    assert report.counts["verified"] >= len(known) > 5
+    # Each of two workers had a tile in hand when a kill came, and may have begun another one before it died of it.
+    assert report.counts["verified"] >= len(known) >= 4 * (8 - 4)
     assert not known & set(faulty.calls(tmp_path / "diary") - before)
     assert content(sky, "total", "ledger/total") == wanted
 
@@ -121,7 +125,7 @@ def test_two_processes_at_one_plan(tmp_path, round_):
         both.append(child)
         time.sleep(chance.choice([0.0, 0.0, 0.05]))
     for child in both:
-        child.join(60)
+        child.join(PATIENCE)
     assert [child.exitcode for child in both] == [0, 0]
     assert content(sky, "total", "ledger/total") == wanted
     assert ledger.is_finished(sky, "total")
@@ -134,18 +138,18 @@ def test_an_interrupted_command_says_so_and_continues(tmp_path):
     command = [sys.executable, "-m", "skymill.deploy.cli", "simulate", "dust", "--nside", "128", "--seed", "3",
                "--maps", "i160", "--tile-nside", "8", "--threads", "1"]  # fmt: skip
     first = subprocess.Popen([*command, sky], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while faulty.ticks(sky, "i160") < 5 and first.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     first.send_signal(signal.SIGINT)
-    _, said = first.communicate(timeout=60)
+    _, said = first.communicate(timeout=PATIENCE)
     assert first.returncode == 130, said
     assert "interrupted. What is finished is kept; the same command continues." in said
     assert "Traceback" not in said
     done = faulty.ticks(sky, "i160")
     assert 5 <= done < 768
     for where, words in ((sky, f"{done} verified"), (other, "768 computed")):
-        finished = subprocess.run([*command, where], capture_output=True, text=True, timeout=300)
+        finished = subprocess.run([*command, where], capture_output=True, text=True, timeout=PATIENCE)
         assert finished.returncode == 0, finished.stderr
         assert words in finished.stdout
     assert content(sky, "i160", "ledger/i160") == content(other, "i160", "ledger/i160")

@@ -20,9 +20,9 @@ from skymill.engine import window
 from skymill.engine.connect import connect
 
 # That a lost run ends at all is what the time limit of a test asserts; how soon depends on the machine.
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 
-PATIENCE = 4.0
+PATIENCE = 8.0  # seconds without an answer or a worker that end a run; a busy machine answers within these
 
 
 class Cluster:
@@ -42,7 +42,7 @@ class Cluster:
         )
 
     def address(self):
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             with contextlib.suppress(FileNotFoundError, ValueError):
                 return json.loads(self.file.read_text())["address"]
@@ -77,8 +77,8 @@ def test_a_lost_cluster_ends_the_run_and_loses_nothing(tmp_path, cluster, lost, 
             time.sleep(0.02)
         victim.send_signal(signal.SIGSTOP if lost == "scheduler silent" else signal.SIGKILL)
 
-    client = connect(cluster.address(), timeout=5.0)
-    client.wait_for_workers(1, timeout=60)
+    client = connect(cluster.address())
+    client.wait_for_workers(1, timeout=120)
     striker = threading.Thread(target=strike, daemon=True)
     striker.start()
     words = {
@@ -90,7 +90,7 @@ def test_a_lost_cluster_ends_the_run_and_loses_nothing(tmp_path, cluster, lost, 
         with pytest.raises(errors.RunError, match=words) as caught:
             faulty.total_plan(sky, diary, delay=0.1).run(client, progress=False)
         assert "run the same command again" in str(caught.value)
-        striker.join(10)
+        striker.join(60)
     finally:
         cluster.close()
         with contextlib.suppress(TimeoutError, OSError, AssertionError):
@@ -107,7 +107,7 @@ def test_a_cluster_without_workers_is_refused_at_once(tmp_path):
     sky = faulty.make_sky(tmp_path / "sky.zarr", tile_nside=1)
     with faulty.cluster(workers=1) as client:
         client.cluster.scale(0)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while client.scheduler_info()["workers"] and time.monotonic() < deadline:
             time.sleep(0.1)
         with pytest.raises(errors.RunError, match="has no workers"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 
-import dask
 import faulty
 import numpy as np
 import pytest
@@ -75,7 +74,7 @@ def test_a_task_that_takes_the_memory_of_its_worker_is_set_aside(tmp_path):
         "distributed.worker.memory.spill": False,
         "distributed.worker.memory.target": False,
     }
-    with dask.config.set(settings), faulty.cluster(workers=2, memory="700MB") as client:
+    with faulty.cluster(workers=2, settings=settings, memory="700MB") as client:
         with pytest.raises(errors.RunError) as caught:
             faulty.total_plan(sky, diary, hungry=(20,), delay=0.01).run(client, progress=False)
         assert "1 tiles kept failing" in str(caught.value)

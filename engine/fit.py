@@ -357,7 +357,7 @@ def _correlated_plan(
     plan = _plan(request, folder, execute, worker, ahead)
     item = 4 * request.tiling.tile_npix
     gathering = {"inputs": item * len(request.reads), "codecs": 3 * item, "gathered": item * (len(request.values) + 8)}
-    task = gathering if ahead is None else largest_task(gathering, ahead.memory)
+    task = gathering if ahead is None else _followed(gathering, ahead)
     size = sum(solving.values())
     listed = ", ".join(f"{part} {format_bytes(each)}" for part, each in solving.items())
     notes = [
@@ -408,11 +408,17 @@ def _plan(request: FitRequest, folder: str | None, execute: Any, worker: Worker,
         read_bytes=4 * values + (0 if ahead is None else ahead.read_bytes),
         write_bytes=0 if ahead is None else ahead.write_bytes,
         seconds=float(values * _SECONDS_A_VALUE / (worker.threads * worker.processes)),
-        memory=memory if ahead is None else largest_task(memory, ahead.memory),
+        memory=memory if ahead is None else _followed(memory, ahead),
         reserved=RESERVED_BYTES + kept + _solved(request, len(tiles)),
         notes=notes,
         account=lambda found: _account(found),
     )
+
+
+def _followed(task: Mapping[str, int], ahead: Plan[Any]) -> dict[str, int]:
+    """Return what a task takes at most of a pass and of the maps that are written after it."""
+    # Threads keep what they freed in the first pass, each for itself: as much as its inputs, as measured.
+    return {**largest_task(task, ahead.memory), "freed": task["inputs"]}
 
 
 def _solved(request: FitRequest, tiles: int) -> int:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 FEWEST_PIXELS = 10
 EXPECTED_SLOPE = -1.0
+_ROUNDING = 1e-6  # of a fraction of maps in float32: what scatters less is constant
 
 type Gathered = dict[str, tuple[BlockMoments, int]]
 
@@ -155,7 +156,8 @@ def polarization(
     Raises
     ------
     InputError
-        If the offset is not known, the maps are not one or two in one unit, or (when run) too few pixels are left.
+        If the offset is not known, the maps are not one or two in one unit, or (when run) too few pixels are left or
+        all are polarised alike.
     MissingMapError
         If a map is missing.
     UnitError
@@ -208,6 +210,12 @@ def polarization(
                     f"{bright} of {bright + left} pixels in region {each.region!r} are brighter than the offset "
                     f"{each.offset or 0.0:g} of {intensity!r}, and {FEWEST_PIXELS} are needed; check offset, mask and "
                     "region."
+                )
+            _, mean, covariance = gathered[each.region][0].total()
+            if not np.sqrt(covariance[0, 0]) > _ROUNDING * mean[0]:
+                raise InputError(
+                    f"the polarisation fraction is {mean[0]:g} in all of the {bright} pixels in region "
+                    f"{each.region!r}, so that nothing can depend on it; check `polarized`, and whether `noise` exceeds it."
                 )
         rows = [_row(*gathered[each.region], blocks=jackknife is not None) for each in models]
         columns: dict[str, tuple[tuple[str, ...], Any]] = {key: ((), [row[key] for row in rows]) for key in rows[0]}

@@ -92,6 +92,15 @@ def test_an_offset_above_all_is_told(where):
         sm.polarization(where, fit=sky.known_fit(), offset=1e6).run()
 
 
+def test_a_fraction_that_is_the_same_everywhere_is_told(where):
+    with pytest.raises(InputError, match=r"fraction is 0 in all of the 12288 pixels in region 'all'.* `noise`"):
+        sm.polarization(where, fit=sky.known_fit(), noise=1e3).run()
+    intensity = sm.open(where)["i353"].values
+    sky.put_sky(where, {"alike": 0.1 * (intensity - sky.OFFSETS["i353"])})
+    with pytest.raises(InputError, match=r"fraction is 0\.1 in all of the 12288 pixels"):
+        sm.polarization(where, polarized="alike", fit=sky.known_fit()).run()
+
+
 @pytest.mark.parametrize(
     "option", [{"offset": 0.0}, {"jackknife": 8}, {"jackknife": None}, {"mask": "mask"}, {"region": "b > 0"}]
 )

@@ -136,9 +136,10 @@ def gas_models(
         If the store does not hold a map.
     """
     if (fit is None) == (model is None):
+        came = "both `fit` and `model`" if fit is not None else "neither `fit` nor `model`"
         raise InputError(
-            f"{'both' if fit is not None else 'neither'} `fit` and `model` came for {target!r}; give the fit (what "
-            'skymill.fit returned, or its path), or the name of a map of the model such as "fit_model_i857".'
+            f"{came} came for {target!r}; give the fit (what skymill.fit returned, or its path), or the name of a map "
+            'of the model such as "fit_model_i857".'
         )
     if offset is not None and not np.isfinite(offset):
         raise InputError(f"`offset` {offset} came; give a finite number in the unit of {target!r}.")

@@ -88,9 +88,10 @@ def profiles(
     -------
     Plan
         Its run returns a Dataset: (against, bin) `low` and `high` limits, `x` the mean of the map, `mean`, `error`,
-        `standard_error` (of independent pixels), `median`, `sigma` and `count` of the residual, `expected`; (against)
-        `slope`, `slope_error`, `pearson`, `spearman` (from 128 classes of equal size), `x_mean`, `residual_mean`,
-        `expected_slope` and `pixels`.  With named regions every variable has a leading dimension `region`.
+        `standard_error` (of independent pixels), `median` (from a fine histogram), `sigma` and `count` of the residual,
+        `expected`; (against) `slope`, `slope_error`, `pearson`, `spearman` (from 128 classes of equal size), `x_mean`,
+        `residual_mean`, `expected_slope` and `pixels`.  With named regions every variable has a leading dimension
+        `region`.
 
     Raises
     ------

@@ -174,7 +174,7 @@ def test_the_report_is_json(where, tmp_path):
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({}, InputError, "neither `fit` and `model`"),
+        ({}, InputError, "neither `fit` nor `model`"),
         ({"fit": "known", "model": "i353"}, InputError, "both `fit` and `model`"),
         ({"model": "i353"}, InputError, "without `offset`"),
         ({"fit": "no offset"}, InputError, "no offset"),

@@ -215,7 +215,7 @@ def polarization(
             if not np.sqrt(covariance[0, 0]) > _ROUNDING * mean[0]:
                 raise InputError(
                     f"the polarisation fraction is {mean[0]:g} in all of the {bright} pixels in region "
-                    f"{each.region!r}, so that nothing can depend on it; check `polarized`, and whether `noise` exceeds it."
+                    f"{each.region!r}: nothing can depend on it. Check `polarized`, and whether `noise` exceeds it."
                 )
         rows = [_row(*gathered[each.region], blocks=jackknife is not None) for each in models]
         columns: dict[str, tuple[tuple[str, ...], Any]] = {key: ((), [row[key] for row in rows]) for key in rows[0]}

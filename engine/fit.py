@@ -98,7 +98,7 @@ def fit(
         Power spectrum of noise that is correlated between pixels, such as the CIB, beside `noise`: C_l from ell 0, in
         the square of the unit of the target times steradian, for all targets or by target.  The fit then takes the
         full covariance of pixels into account, by conjugate gradients with transforms over the sphere.  There is no
-        jackknife then.
+        jackknife then: patches are not independent under weights that reach across their borders.
     lmax : int, optional
         Largest multipole of `noise_spectrum`; default the last given.
     jackknife : int or None

@@ -221,6 +221,8 @@ def correlate(
     }
 
     def execute(run: Run) -> Correlations:
+        if out_dir is not None:
+            make_directory(out_dir)  # now, not after all pixels are gathered
         # On a cluster too the coefficients are computed by this process; its own plan knows of no cluster.
         here = worker if run.client is not None else run.worker
         values, available = _gathered(where, names, divide_by, mask, max_pixels, tiles, gathered, run, here)

@@ -18,6 +18,7 @@ from .fit_request import FitRequest, noise_facts, request_of, where_facts
 from .given_noise import Spectrum
 from .ledger import map_digest
 from .plan import RESERVED_BYTES, Plan, Run
+from .report import make_directory
 from .rings import largest_task
 from .targets import output_store
 from .worker import Worker, format_bytes, parse_bytes
@@ -216,6 +217,8 @@ def fit(
 
     def execute(run: Run) -> xr.Dataset:
         known = None if folder is None else finished(folder, facts, overwrite=overwrite)
+        if folder is not None:
+            make_directory(folder)  # now, not after the passes over the sky
         found = known if known is not None else _fitted(request, noise, noise_spectrum, lmax, run)
         if known is None:
             found.attrs["provenance"] = json.dumps(facts)

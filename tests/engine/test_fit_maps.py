@@ -11,7 +11,7 @@ import pytest
 import skymill as sm
 from skies import content
 from skymill.chunking import store as stores
-from skymill.chunking.errors import FormatError, IdentityError
+from skymill.chunking.errors import FormatError, IdentityError, InputError
 from skymill.engine import fit as fit_module
 from skymill.engine.figures_fit import coefficients_figure
 from skymill.engine.fit_files import read_fit
@@ -190,6 +190,24 @@ def test_a_folder_that_lost_numbers_is_not_taken_for_finished(sky, tmp_path):
             again()
     assert run(sky[0], out_dir=tmp_path / "out", overwrite=True).identical(found)
     assert read_fit(tmp_path / "out").identical(found)
+
+
+@pytest.mark.parametrize(
+    ("verb", "maps", "reads"),
+    [
+        (sm.fit, (TEMPLATES, TARGETS), "skymill.engine.fit_pass.reduce_tiles"),
+        (sm.correlate, (TEMPLATES,), "skymill.engine.correlate.reduce_tiles"),
+    ],
+)
+def test_a_folder_that_cannot_be_made_is_told_before_the_work(sky, tmp_path, monkeypatch, verb, maps, reads):
+    def begun(*_, **__):
+        raise AssertionError("it began to read")
+
+    monkeypatch.setattr(reads, begun)
+    (tmp_path / "out").symlink_to(tmp_path / "nowhere")
+    plan = verb(sky[0], *maps, out_dir=tmp_path / "out")
+    with pytest.raises(InputError, match=r"`out_dir` .*out cannot be made \(File exists\)"):
+        plan.run(progress=False)
 
 
 def test_a_finished_folder_is_left_alone_until_other_maps_are_asked_for(sky, tmp_path):

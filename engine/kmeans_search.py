@@ -152,10 +152,12 @@ def kmeans_search(
     first = grid(k, v, n)
     for name in () if out is None else cluster_names(out, max(k)):
         check_name(name)  # now, not after the search
+    there = Kept(None if out_dir is None else Path(out_dir), _facts(request, voxels, options))
+    before = sum(there.get(trial) is not None for trial in first)
 
     def execute(run: Run) -> xr.Dataset:
         folder = None if out_dir is None else make_directory(out_dir)
-        kept = Kept(folder, _facts(request, voxels, options))
+        kept = Kept(folder, _facts(request, voxels, options))  # anew: maps may have changed since the plan
         found: dict[Trial, Outcome] = {}
 
         def go(trials: Sequence[Trial], label: str) -> None:
@@ -193,7 +195,8 @@ def kmeans_search(
         memory={"columns": 4 * cells * 2 * max(k), "products": 8 * 40 * (max(k) + len(request.reads)) * 2**14},
         reserved=RESERVED_BYTES + bytes_of_voxels(cells, channels) + 4 * cells * len(request.values),
         notes=[
-            f"{len(first)} trials, then {rounds} rounds of at most {8 * len(set(k))} around the best",
+            f"{len(first)} trials, {before} of them done already, then {rounds} rounds of at most {8 * len(set(k))} "
+            "around the best",
             *([] if out is None else [f"then writes {out}_1 to at most {out}_{max(k)} into {request.store}"]),
         ],
     )

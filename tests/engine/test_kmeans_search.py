@@ -78,18 +78,20 @@ def test_a_stopped_search_goes_on(sky, found, tmp_path, monkeypatch):
         ended.append(number)
         return run(self, number)
 
-    def search():
+    def plan():
         return sm.kmeans_search(
             sky, "n_hi", k=[1, 2, 3, 4], region="ngc", out_dir=tmp_path / "search", threads=1, **SMALL
-        ).run(progress=False)
+        )
 
     with monkeypatch.context() as patch:
         patch.setattr(search_trials.TrialTask, "__call__", stopped)
         with pytest.raises(BaseException):  # noqa: B017 - interrupts come in whatever form threads give them
-            search()
+            plan().run(progress=False)
     kept = list((tmp_path / "search" / "trials").iterdir())
     assert 0 < len(kept) <= 3
-    assert search().identical(dataset)
+    again = plan()
+    assert f" trials, {len(kept)} of them done already, then " in str(again)
+    assert again.run(progress=False).identical(dataset)
 
 
 def test_any_number_of_threads_gives_the_same(sky, found):

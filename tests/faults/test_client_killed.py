@@ -46,7 +46,7 @@ def kill_until_done(sky, diary, seed, kills, **options):
 def test_the_process_killed_at_random_moments(tmp_path, seed):
     sky = faulty.make_sky(tmp_path / "sky.zarr")
     wanted = faulty.undisturbed(sky, tmp_path / "diary")
-    killed = kill_until_done(sky, tmp_path / "diary", seed, 12, threads=2, delay=0.03)
+    killed = kill_until_done(sky, tmp_path / "diary", seed, 12, threads=2, delay=0.05)
     assert killed >= 8
     assert content(sky, "total", "ledger/total") == wanted
     assert not faulty.leftovers(sky)

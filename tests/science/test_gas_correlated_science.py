@@ -141,7 +141,7 @@ def covered(found: np.ndarray, error: np.ndarray) -> np.ndarray:
 def test_pulls_of_the_correlated_fit(skies: Skies, best: Fits) -> None:
     pulls = (best.coefficient - TRUTH) / best.error
     shares = covered(best.coefficient, best.error)
-    sizes = best.error.mean(axis=0) / best.coefficient.std(axis=0)
+    sizes = best.error / best.coefficient.std(axis=0)
     print(f"correlated: formal errors over scatter {sizes.round(2)}, hold the truth in {shares.round(2)}")
     assert np.abs(pulls.mean(axis=0)).max() < 0.2
     assert pulls.std(axis=0).min() > 0.9

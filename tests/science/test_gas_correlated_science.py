@@ -33,7 +33,7 @@ from skymill.engine.harmonic_noise import HarmonicNoise
 from skymill.engine.plan import Run
 from skymill.engine.used_pixels import UsedPixels
 from skymill.engine.worker import Worker
-from skymill.models.correlated_gls import correlated_gls
+from skymill.models.correlated_gls import block_conjugate_gradients, correlated_gls
 
 NSIDE, LMAX, SKIES = 32, 64, 400
 SOME = 200
@@ -173,6 +173,27 @@ def test_diagonal_fits_scatter_more_and_their_errors_are_too_small(skies, best, 
     assert jackknife.min() > 0.4
     assert jackknife.max() < 0.7
     assert covered(plain["found"], plain["jackknife"]).max() < 0.55
+
+
+@pytest.mark.parametrize(("nside", "times"), [(2, 1.7), (4, 2.0), (8, 2.3)])
+def test_patches_left_out_say_too_much_where_weights_reach_beyond_them(skies, best, nside, times) -> None:
+    """Why such fits have no jackknife: the equations less those of a patch, N^-1 A as it is, and the right N."""
+    noise = HarmonicNoise(NSIDE, skies.pixels, CIB, skies.sigma**2, 2)
+    design = np.concatenate([skies.templates, np.ones((1, skies.pixels.size))])
+    weights = block_conjugate_gradients(noise.apply, noise.precondition, design).solution
+    gram = weights @ design.T
+    left = skies.data - np.linalg.solve(gram, weights @ skies.data.T).T @ design
+    places = hp.ring2nest(NSIDE, skies.pixels) // (NSIDE // nside) ** 2
+    moved = []
+    for part in np.unique(places):
+        own = places == part
+        moved.append(np.linalg.solve(gram - weights[:, own] @ design[:, own].T, -weights[:, own] @ left[:, own].T).T)
+    spread = np.array(moved) - np.mean(moved, axis=0)
+    jackknife = np.sqrt((len(moved) - 1) / len(moved) * (spread**2).sum(axis=0)).mean(axis=0)
+    ratio = jackknife / best.coefficient.std(axis=0)
+    print(f"patches of nside {nside} left out: errors {ratio.round(2)} times the scatter")
+    assert ratio[0] == pytest.approx(times, abs=0.1)
+    assert ratio.min() > 1.0
 
 
 @pytest.mark.parametrize(("factor", "tilt"), [(0.5, 0.0), (2.0, 0.0), (1.0, 0.3)])

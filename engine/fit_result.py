@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..chunking.errors import InputError
 from ..models.gls import NormalEquations
-from ..models.gls_solution import Solution, degeneracies, jackknife_error
+from ..models.gls_solution import OR_RIDGE, Solution, degeneracies, jackknife_error
 from .fit_pass import RegionSums
 from .fit_request import OFFSET, FitRequest, noise_facts, where_facts
 from .report import plain
@@ -206,7 +206,7 @@ def _common(request: FitRequest, total: NormalEquations) -> Solution:
     except InputError as error:
         # The ridge is there already.
         raise InputError(
-            str(error).replace(", or give a ridge", "")
+            str(error).replace(OR_RIDGE, "")
             + " With `superpixels`, `ridge` pulls towards the solution of all their pixels, so that there must be one."
         ) from error
 

@@ -12,6 +12,7 @@ import numpy as np
 from ..chunking import store as stores
 from ..chunking.errors import InputError
 from ..chunking.schema import MapInfo
+from ..models.gls_solution import OR_RIDGE
 from .arguments import checked
 from .fit import fit
 from .ledger import map_digest
@@ -247,7 +248,7 @@ def reddening(
         try:
             found = fitting.run(run.client, progress=run.progress)
         except InputError as error:
-            raise InputError(str(error).replace(", or give a ridge", "")) from error  # there is none here
+            raise InputError(str(error).replace(OR_RIDGE, "")) from error  # there is none here
         result = _result(found, names, columns, scale, offset, noise is None)
         models = [
             LinearModel(

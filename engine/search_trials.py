@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ..chunking.errors import InputError
 from ..models.gls import accumulate
+from ..models.gls_solution import OR_RIDGE
 from ..models.kmeans import InMemory, Voxels, cluster_columns, cluster_voxels, weights_of
 from .fit_pass import pixel_weights
 from .fit_request import FitRequest
@@ -132,7 +133,9 @@ class TrialTask:
         try:
             solution = equations.solve(offset=self.request.offset, variance=self.request.variance, names=names)
         except InputError as error:
-            return Outcome(trial, float("nan"), 0, clusters.inertia, clusters.iterations, (), _said(error))
+            return Outcome(
+                trial, float("nan"), 0, clusters.inertia, clusters.iterations, (), str(error).replace(OR_RIDGE, "")
+            )
         return Outcome(
             trial,
             float(solution.chi2[0]),
@@ -141,10 +144,6 @@ class TrialTask:
             clusters.iterations,
             tuple(solution.coefficient[0].tolist()),
         )
-
-
-def _said(error: InputError) -> str:
-    return str(error).replace(", or give a ridge", "")  # of which a search has none
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,6 +24,7 @@ LARGE_CONDITION = 30.0  # Belsley, Kuh & Welsch 1980, section 3.2: 30 to 100 is 
 _ROUNDINGS = 4.0  # a template that is a sum of others, each rounded, differs from it by about one rounding
 _SHARE = 0.1  # of the largest part of an eigenvector: smaller parts are not named
 _SMALLEST_PIVOT = 1e-13  # of columns of unit norm; below it nothing but rounding is left
+OR_RIDGE = ", or give a ridge"  # of a message; callers without that option take it out
 _BATCH = 256  # parts of the sky that are solved for at once
 
 
@@ -234,7 +235,7 @@ def _problem(
     return (
         f"templates {listed} are collinear in the pixels that are used{beside}: {combination(parts, names)} of them, "
         f"each scaled to unit norm, is nothing but rounding; the condition number is {condition:.1e}. Leave one of "
-        "them out, or give a ridge."
+        f"them out{OR_RIDGE}."
     )
 
 

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..chunking.errors import InputError, nearest
 from .gls import NormalEquations
-from .gls_solution import Solution
+from .gls_solution import OR_RIDGE, Solution
 
 type Floats = NDArray[np.float64]
 type Group = tuple[str, ...]
@@ -320,7 +320,7 @@ class _State:
         try:
             self.equations.solve(offset=self.offset, variance=self.variance, names=labels)
         except InputError as error:
-            raise InputError(str(error).replace(", or give a ridge", ": `drop` or `merge` does it")) from error
+            raise InputError(str(error).replace(OR_RIDGE, ": `drop` or `merge` does it")) from error
 
     def find(self, name: str) -> int:
         return next(place for place, group in enumerate(self.groups) if name in group)
